@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network: crops in, low-poly vertices and their visibility out (ONNX Runtime on the CPU).
+
+    net = Network("accurate")
+    prediction = net(crops)                    # crops (n, 256, 256, 3) uint8 BGR, as Crop.warp makes them
+    prediction.vertices                        # (n, 500, 3) crop pixels
+
+Sources: MeshPose, equation 1 (argsoftmax), equation 2 (IUV), equation 5 (fusion); all inside the ONNX graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+
+from . import weights
+from .crop import CROP
+from .errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of n crops.
+
+    vertices (n, V, 3) float32: x, y crop pixels (centres at +0.5), z crop pixels away from the camera, mid-hips = 0.
+    visibility (n, V) float32: 0 guessed (hidden or outside of the crop) to 1 seen.
+    score (n,) float32: 0..1, how much the crop looks like a person whose mesh was found.
+    """
+
+    vertices: np.ndarray
+    visibility: np.ndarray
+    score: np.ndarray
+
+
+class Network:
+    """One ONNX session.  `model` names a file of the weights folder, `threads` those of one operator."""
+
+    def __init__(self, model: str = "accurate", threads: int = 2) -> None:
+        file = weights.path(f"{model}.onnx")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own unrelated classes, all of them mean the same to a user
+            raise WeightsError(f"{file}: ONNX Runtime cannot load it ({error})".splitlines()[0]) from error
+        self._only_asked = onnxruntime.RunOptions()
+        self._only_asked.only_execute_path_to_fetches = True
+        self.model = model
+
+    def __call__(self, crops: np.ndarray) -> Prediction:
+        """crops (n, 256, 256, 3) uint8 BGR -> Prediction."""
+        return Prediction(*self._run(["vertices", "visibility", "score"], crops))
+
+    def iuv(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per pixel of a 64 x 64 grid over the crop (equation 2): which point of the low-poly surface is seen there.
+
+        crops (n, 256, 256, 3) uint8 BGR -> faces (n, 64, 64) int64 (rows of Body.lowpoly_faces), barycentric
+        (n, 64, 64, 3) float32, mask (n, 64, 64) float32 (probability of the person).
+        """
+        faces, barycentric, mask = self._run(["face", "barycentric", "mask"], crops)
+        return faces, barycentric.transpose(0, 2, 3, 1), mask
+
+    def _run(self, names: list[str], crops: np.ndarray) -> list[np.ndarray]:
+        if crops.ndim != 4 or crops.shape[1:] != (CROP, CROP, 3) or crops.dtype != np.uint8:
+            raise ValueError(f"crops are (n, {CROP}, {CROP}, 3) uint8, not {crops.shape} {crops.dtype}")
+        rgb = np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2), np.float32) / 255
+        return list(self._session.run(names, {"crop": rgb}, self._only_asked))
