@@ -37,7 +37,8 @@ PACKAGES = """
     base-files bash coreutils dash findutils libc-bin util-linux ca-certificates
 """.split()
 TRIPLETS = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
-FALLBACK_SOURCE = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {} main\n"
+FALLBACK_KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+FALLBACK_SOURCE = f"deb [signed-by={FALLBACK_KEYS}] http://deb.debian.org/debian {{}} main\n"
 
 ENTER = """\
 #!/bin/bash
@@ -127,9 +128,10 @@ def _call(*command: str | Path, quiet: bool = False) -> None:
     """Run a command with its output on stderr (stdout is for the launcher's path)."""
     sink = subprocess.DEVNULL if quiet else sys.stderr
     env = os.environ | {"PATH": _search_path(), "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    result = subprocess.run([str(part) for part in command], stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env)
+    words = [str(part) for part in command]
+    result = subprocess.run(words, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env)
     if result.returncode != 0:
-        raise FetchError(f"{' '.join(map(str, command[:1]))} failed with exit code {result.returncode} (see above)")
+        raise FetchError(f"{words[0]} failed with exit code {result.returncode} (see above)")
 
 
 def debian_sources(suite: str, etc: Path = Path("/etc")) -> str:
