@@ -147,13 +147,13 @@ def write_scene(take: Path, blend: Path) -> int:
         wanted = " or ".join(f"{major}.{minor}" for major, minor in BPY_PYTHONS)
         raise BuildError(
             f"{take} is written, but not {blend}: no bpy wheel fits Python {platform.python_version()} on "
-            f"{platform.machine()}, and no `blender` is on the PATH; install Blender 4.2 or later or use Python {wanted}"
+            f"{platform.machine()}, and no `blender` is on the PATH; install Blender (4.2 or later) or Python {wanted}"
         )
     start = "import runpy, sys; sys.argv = ['meshpose_blender', *sys.argv[sys.argv.index('--') + 1:]]; "
     start += "runpy.run_module('meshpose_blender', run_name='__main__')"
-    command: list[str | Path] = [blender, "-b", "--factory-startup", "--python-use-system-env", "--python-exit-code", "1"]
+    options = ["-b", "--factory-startup", "--python-use-system-env", "--python-exit-code", "1", "--python-expr", start]
     path = os.pathsep.join([str(ROOT / "core"), str(ROOT)])
-    return call([*command, "--python-expr", start, "--", take, "--out", blend], {"PYTHONPATH": path})
+    return call([blender, *options, "--", take, "--out", blend], {"PYTHONPATH": path})
 
 
 # ---------------------------------------------------------------- the commands
@@ -203,20 +203,18 @@ def test(arguments: list[str]) -> int:
     groups = ["runtime", *(["blender"] if bpy_fits() else []), "evaluate", "test"]
     environment(*groups, *(["training"] if everything else []))
     marks = [] if everything else ["-m", "not slow"]
-    results: dict[str, int] = {}
-    if not chosen:
-        results["ruff"] = module("ruff", "check", ROOT)
-        results["mypy"] = module("mypy", "--config-file", ROOT / "pyproject.toml")
-    results["pytest"] = module("pytest", "--rootdir", ROOT, *marks, *(chosen or [ROOT / "tests"]))
-    if not chosen and bpy_fits():
+    os.chdir(ROOT)
+    if chosen:
+        return module("pytest", *marks, *chosen)
+    results = {"ruff": module("ruff", "check", "."), "mypy": module("mypy"), "pytest": module("pytest", *marks)}
+    if bpy_fits():
         # A process can import bpy once, and a crash in one file must not take the others with it.
-        for file in sorted((ROOT / "tests" / "blender").glob("test_*.py")):
-            code = module("pytest", "--rootdir", ROOT, *marks, file)
+        for file in sorted(Path("tests/blender").glob("test_*.py")):
+            code = module("pytest", *marks, file)
             results[f"bpy {file.name}"] = 0 if code == 5 else code  # 5: every test of the file is a slow one
-    elif not chosen:
+    else:
         print("tests/blender left out: no bpy wheel fits this Python", file=sys.stderr)
-    if not chosen:
-        print("\n" + "\n".join(f"{'ok    ' if code == 0 else 'FAILED'}  {name}" for name, code in results.items()))
+    print("\n" + "\n".join(f"{'ok    ' if code == 0 else 'FAILED'}  {name}" for name, code in results.items()))
     return int(any(results.values()))
 
 
