@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""build.py: its commands, the environment that it makes and mends, scenes without a bpy wheel; the wheel of the core."""
+"""build.py: its commands, the environment that it makes and mends, scenes without bpy; the wheel of the core."""
 
 from __future__ import annotations
 
