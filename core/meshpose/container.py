@@ -19,10 +19,12 @@ _EXIF_IFD, _FOCAL_35MM = 0x8769, 0xA405
 @dataclass(frozen=True)
 class Track:
     """times (F,) float64 seconds of the pictures in the order of showing (None: the container has no table of them);
-    has_audio None where this reader does not know the container."""
+    has_audio None where this reader does not know the container.  rate: frames per second that the container itself
+    declares for the pictures (Matroska's default duration)."""
 
     times: np.ndarray | None = None
     has_audio: bool | None = None
+    rate: float | None = None
 
 
 def is_picture(head: bytes) -> bool:
@@ -32,6 +34,11 @@ def is_picture(head: bytes) -> bool:
     return head.startswith(starts) or bitmap or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
+def is_text(head: bytes) -> bool:
+    """Whether the first bytes are plain text: FFmpeg would draw it letter by letter, or follow a playlist."""
+    return all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head[:4096])
+
+
 def read(path: Path, head: bytes) -> Track:
     """What the header of a video file says; an empty Track for containers or damage that this reader cannot follow."""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
@@ -39,11 +46,21 @@ def read(path: Path, head: bytes) -> Track:
             return _read_mp4(path)
         except (OSError, struct.error, ValueError):
             return Track()
-    if head.startswith(b"\x1a\x45\xdf\xa3"):  # Matroska: a CodecID element whose text begins with A_
-        return Track(has_audio=re.search(rb"\x86[\x81-\xff]A_", head) is not None)
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return _read_matroska(head)
     if head[:4] == b"RIFF" and head[8:11] == b"AVI":
         return Track(has_audio=re.search(rb"strh.{4}auds", head, re.DOTALL) is not None)
     return Track()
+
+
+def _read_matroska(head: bytes) -> Track:
+    """Sound: a CodecID element whose text begins with A_.  Rate: the DefaultDuration (ns) after TrackType video."""
+    sound = re.search(rb"\x86[\x81-\xff]A_", head) is not None
+    declared = re.search(rb"\x83\x81\x01.{0,200}?\x23\xe3\x83([\x81-\x88])", head, re.DOTALL)
+    if declared is None:
+        return Track(has_audio=sound)
+    nanoseconds = int.from_bytes(head[declared.end() : declared.end() + declared.group(1)[0] - 0x80], "big")
+    return Track(has_audio=sound, rate=1e9 / nanoseconds if nanoseconds else None)
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:

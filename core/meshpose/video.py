@@ -67,7 +67,7 @@ class ClipInfo:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a clip: index from 0, time in seconds from the clip's start, image (h, w, 3) uint8 BGR, upright."""
+    """One picture of a clip: index from 0, time (s) from the clip's start, image (h, w, 3) uint8 BGR, upright."""
 
     index: int
     time: float
@@ -91,14 +91,16 @@ def probe(path: str | Path) -> ClipInfo:
         focal = container.exif_focal_35mm(head)
         times = np.zeros(1)
         return ClipInfo(path, image.shape[1], image.shape[0], SEQUENCE_FPS, times, is_image=True, exif_focal_35mm=focal)
+    if container.is_text(head):
+        raise InputError(f"{path}: a text file, not a video or picture")
     return _probe_video(path, head)
 
 
 class Clip:
     """The frames of a clip in order; may be iterated again and again.
 
-    start: index of the first frame wanted; those before it are skipped without being converted, but are still read in order
-    (seeking is not exact in all containers), so that times and indices are those of a full pass.
+    start: index of the first frame wanted; those before it are skipped without being converted, but are still read in
+    order (seeking is not exact in all containers), so that times and indices are those of a full pass.
     info: the probe's ClipInfo.  warnings: filled while iterating (a cut-off clip, pictures that do not decode).
     """
 
@@ -113,10 +115,14 @@ class Clip:
             return self._pictures()
         return self._video()
 
+    @property
+    def files(self) -> list[Path]:
+        """The file, or the pictures of a sequence in their order."""
+        return _sequence_files(self.info.path) if self.info.is_sequence else [self.info.path]
+
     def _pictures(self) -> Iterator[Frame]:
         info = self.info
-        files = [info.path] if info.is_image else _sequence_files(info.path)
-        for index, file in enumerate(files):
+        for index, file in enumerate(self.files):
             if index < self.start:
                 continue
             image = _read_picture(file)
@@ -144,7 +150,8 @@ class Clip:
         finally:
             capture.release()
         if _cut_off(index, info):
-            self.warnings.append(f"{info.path.name}: the clip ends early: {index} of about {info.frames} frames can be decoded")
+            decoded = f"{index} of about {info.frames} frames can be decoded"
+            self.warnings.append(f"{info.path.name}: the clip ends early: {decoded}")
 
 
 @dataclass
@@ -218,7 +225,7 @@ def _grid_rate(steps: np.ndarray, highest: float = 500.0) -> float | None:
 def _standard_rate(times: np.ndarray) -> float | None:
     """The usual rate (every twelfth up to 30, whole ones up to 60, 80, 120, 240 and the NTSC ones) that fits best.
 
-    The measure is FFmpeg's: variance of the distance to the grid, the grid's phase free, at most 0.01 of a frame squared.
+    The measure is FFmpeg's: variance of the distance to the grid, its phase free, at most 0.01 of a frame squared.
     """
     ntsc = np.array([24, 30, 60, 12, 15, 48]) * 1000 / 1001
     rates = np.concatenate([np.arange(1, 361) / 12, np.arange(31, 61), [80, 120, 240], ntsc])
@@ -249,7 +256,7 @@ def _probe_video(path: Path, head: bytes) -> ClipInfo:
     finally:
         capture.release()
     track = container.read(path, head)
-    fps = playback_rate(np.array(first), average)
+    fps = track.rate or playback_rate(np.array(first), average)
     times = track.times if track.times is not None else np.arange(count) / average
     shown = track.times if track.times is not None else np.array(first)
     variable = bool(np.abs(shown * fps - np.arange(len(shown))).max() > 0.25)
@@ -292,7 +299,8 @@ def _pattern_regex(name: str) -> str:
     for match in _PATTERN.finditer(name):
         out += re.escape(name[end : match.start()])
         token, end = match.group(), match.end()
-        out += {"*": ".*", "?": "."}.get(token) or (r"\d{%d,}" % (len(token) if token[0] == "#" else int(match.group(1) or 1)))
+        digits = len(token) if token[0] == "#" else int(match.group(1) or 1)
+        out += {"*": ".*", "?": "."}.get(token, rf"\d{{{digits},}}")
     return out + re.escape(name[end:])
 
 
@@ -309,7 +317,7 @@ def _head(path: Path, size: int = 256 * 1024) -> bytes:
 
 
 def _read_picture(path: Path) -> np.ndarray | None:
-    """(h, w, 3) uint8 BGR, upright by EXIF; None where it does not decode.  imread fails on some names, bytes never do."""
+    """(h, w, 3) uint8 BGR, upright by EXIF; None where it does not decode (imread fails on some names)."""
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
         return cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
