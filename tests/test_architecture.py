@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"weights"}),
     frozenset({"crop", "body", "upsample", "raster", "container", "database"}),
-    frozenset({"video", "detect", "network", "camera", "rig", "motion", "estimate", "track"}),
+    frozenset({"video", "detect", "network", "camera", "rig", "motion", "estimate", "track", "metrics"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
     frozenset({"convert", "preview", "evaluate", "landmarks"}),
     frozenset({"batch", "cli"}),
@@ -42,6 +42,7 @@ CORE_LIBRARIES = {"numpy", "cv2", "onnxruntime"}
 SOFT_LIBRARIES = {
     "cli": {"tqdm"},
     "evaluate": {"tqdm", "pycocotools"},
+    "metrics": {"pycocotools"},
     "landmarks": {"ai_edge_litert"},
     "batch": {"tqdm", "ray"},
 }
