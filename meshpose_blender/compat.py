@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Every difference between Blender 4.2 and 5.2 that touches us, and nothing else.
 
-Each function asks Blender what it has (`hasattr`) rather than which version it is.  When the oldest supported version
+Functions ask Blender what it has (`hasattr`), not which version it is, where they can.  When the oldest supported version
 moves, this is the file that shrinks.
 """
 
@@ -100,3 +100,8 @@ def nodes_of(material: bpy.types.Material) -> bpy.types.NodeTree:
         material.use_nodes = True
     material.node_tree.nodes.clear()
     return material.node_tree
+
+
+def turns_footage() -> bool:
+    """Whether clips with rotation metadata stand upright (4.4 and later); nothing in Python shows it but the version."""
+    return bpy.app.version >= (4, 4, 0)

@@ -94,7 +94,7 @@ def body_mesh(
 
 
 def add_visibility(mesh: bpy.types.Mesh) -> None:
-    """Give the mesh the colour attribute that the nodes fill, as the active one: Workbench and the viewport show that."""
+    """Give the mesh the colour attribute that the nodes fill, as the active one, which Workbench shows."""
     attribute = mesh.color_attributes.new(VISIBILITY, "FLOAT_COLOR", "POINT")
     mesh.color_attributes.active_color = attribute
     mesh.color_attributes.render_color_index = mesh.color_attributes.active_color_index
