@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Every difference between Blender 4.2 and 5.2 that touches us, and nothing else.
 
-Functions ask Blender what it has (`hasattr`), not which version it is, where they can.  When the oldest supported version
-moves, this is the file that shrinks.
+Functions ask Blender what it has (`hasattr`), not which version it is, where they can.  When the oldest supported
+version moves, this is the file that shrinks.
 """
 
 from __future__ import annotations
@@ -103,5 +103,10 @@ def nodes_of(material: bpy.types.Material) -> bpy.types.NodeTree:
 
 
 def turns_footage() -> bool:
-    """Whether clips with rotation metadata stand upright (4.4 and later); nothing in Python shows it but the version."""
+    """Whether clips with rotation metadata stand upright (4.4 and later); nothing but the version tells."""
     return bpy.app.version >= (4, 4, 0)
+
+
+def path_options() -> set[str]:
+    """Options of a path property that may begin with `//` (4.5 and later want it, earlier ones refuse it)."""
+    return {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `blender -c meshpose`: the same conversion as in the panel, from a shell, ending in a .blend.
+
+    blender -c meshpose run CLIP [--out DIR] [options of `meshpose run`]    the job, then DIR/<clip>.blend
+    blender -c meshpose scene TAKE [--out FILE.blend]                       the scene alone
+    blender -c meshpose info TAKE [--json]                                  what a Take holds
+
+Exit code 0, 2 with one line on stderr, or 130 when it was stopped (the finished frames are kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import bpy
+
+from meshpose.errors import MeshPoseError, OutputError
+
+from . import job as jobs
+from .job import Job, State
+
+EXIT_CODES = {State.DONE: 0, State.FAILED: 2, State.CANCELLED: 130}
+REPORT_SECONDS = 2.0
+
+
+def main(argv: list[str]) -> int:
+    """Entry point that Blender calls with the words behind `-c meshpose`; returns the exit code."""
+    try:
+        if argv[:1] == ["run"]:
+            return run(argv[1:])
+        if argv[:1] == ["scene"]:
+            return scene(argv[1:])
+        if argv[:1] == ["info"]:
+            from meshpose.cli import main as core_main
+
+            return core_main(argv)
+    except MeshPoseError as error:
+        print(f"meshpose: {error}", file=sys.stderr)
+        return error.exit_code
+    usage = (__doc__ or "").split("\n\n")[1]
+    print(f"usage:\n{usage}", file=sys.stdout if argv in ([], ["--help"], ["-h"]) else sys.stderr)
+    return 0 if argv in (["--help"], ["-h"]) else 2
+
+
+def run(words: list[str]) -> int:
+    """`run CLIP ...`: the job as a process, then its Take as a .blend beside it."""
+    command = [sys.executable, "-m", "meshpose", "run", *words, "--progress", "json"]
+    ended = Job(command, jobs.environment()).wait(Reporter())
+    for warning in ended.warnings:
+        print(f"meshpose: {warning}", file=sys.stderr)
+    if ended.state is State.FAILED:
+        print(f"meshpose: {ended.error}", file=sys.stderr)
+    elif ended.state is State.CANCELLED:
+        print("meshpose: stopped; the finished frames are kept, the same command goes on", file=sys.stderr)
+    elif ended.take is not None:
+        write_blend(ended.take, ended.take.with_suffix(".blend"))
+    return EXIT_CODES[ended.state]
+
+
+def scene(words: list[str]) -> int:
+    """`scene TAKE [--out FILE.blend]`."""
+    parser = argparse.ArgumentParser(prog="blender -c meshpose scene")
+    parser.add_argument("take", type=Path)
+    parser.add_argument("--out", type=Path, help="default: beside the Take")
+    options = parser.parse_args(words)
+    write_blend(options.take, options.out or options.take.with_suffix(".blend"))
+    return 0
+
+
+def write_blend(take: Path, blend: Path) -> None:
+    """Build the Take's people in an empty file and save it.
+
+    Raises MeshPoseError: the Take cannot be used (TakeError), the file cannot be written (OutputError).
+    """
+    from .scene import build_scene
+
+    bpy.ops.wm.read_homefile(use_empty=True)  # keeps the preferences, and so this extension
+    blend.parent.mkdir(parents=True, exist_ok=True)
+    build_scene(take)
+    try:
+        bpy.ops.wm.save_as_mainfile(filepath=str(blend.absolute()), check_existing=False)
+    except RuntimeError as error:
+        raise OutputError(f"{blend}: cannot be written ({error})") from error
+    print(blend)
+
+
+class Reporter:
+    """Prints a line of progress now and then: a log is read later, a terminal now."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, job: Job) -> None:
+        progress, now = job.progress, time.monotonic()
+        if progress.frames > 0 and now - self._last >= REPORT_SECONDS:
+            self._last = now
+            left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+            print(f"{progress.stage}: {progress.frame} / {progress.frames}{left}", flush=True)
