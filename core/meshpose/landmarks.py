@@ -174,6 +174,10 @@ class LandmarkEstimator:
         for _ in range(passes - 1):
             points = self._on_crop(image, crop)[0]
             crop = _body_crop(points[HIPS, :2], points[CIRCLE, :2])
+        return self.from_crop(image, crop)
+
+    def from_crop(self, image: np.ndarray, crop: Crop) -> Landmarks:
+        """The person in a given crop, seen once, as BlazePose follows somebody through a video."""
         points, world, visibility, score, mask = self._on_crop(image, crop)
         size = (image.shape[1], image.shape[0])
         silhouette = cv2.warpAffine(mask, crop.matrix(), size, flags=cv2.INTER_LINEAR) > 0.5
