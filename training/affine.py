@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Points as affine combinations of other points, solved in closed form against noise.
 
-A target point p is written as sum_j w_j q_j with sum w = 1, which commutes with rotation, shift and uniform scale. Over many
-sampled bodies, with independent noise of standard deviation `noise` per coordinate on every q,
+A target point p is written as sum_j w_j q_j with sum w = 1, which commutes with rotation, shift and uniform scale.
+Over many sampled bodies, with independent noise of standard deviation `noise` per coordinate on every q,
 
     C_jk = mean over bodies and x, y, z of (q_j - p)(q_k - p)
     w = (C + noise^2 I)^-1 1 / (1^T (C + noise^2 I)^-1 1)          minimises E |p - sum_j w_j (q_j + noise)|^2.
@@ -19,7 +19,9 @@ Array = npt.NDArray[Any]
 
 
 def covariance(target: Array, sources: Array) -> Array:
-    """C (P, k, k) in square metres. target (P, n, 3): P points on n bodies; sources (P, n, 3, k): the candidates of each."""
+    """C (P, k, k) in square metres. target (P, n, 3): P points on n bodies; sources (P, n, 3, k): the candidates of
+    each.
+    """
     d = sources - target[..., None]
     d = d.reshape(len(d), -1, d.shape[-1])
     return d.transpose(0, 2, 1) @ d / (3 * target.shape[1])
@@ -35,7 +37,8 @@ def solve(c: Array, noise: float) -> Array:
 def choose(c: Array, noise: float, steps: tuple[int, ...]) -> Array:
     """Which candidates to keep: indices (P, steps[-1]) into the k, ascending.
 
-    The largest |w| survive each step and the rest is solved again, so that a candidate whose work another can do drops out.
+    The largest |w| survive each step and the rest is solved again, so that a candidate whose work another can do
+    drops out.
     """
     kept = np.broadcast_to(np.arange(c.shape[-1]), c.shape[:2]).copy()
     for step in steps:

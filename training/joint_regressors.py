@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear joint regressors, solved in closed form: COCO-17, LSP-14 and the rig's heads, from the mesh and from the low-poly vertices.
+"""Linear joint regressors, solved in closed form: COCO-17, LSP-14 and the rig's heads, from the mesh and from the
+low-poly vertices.
 
-A joint is a point fixed to a bone: the bone's head, moved by an offset that makes up for what annotators of a set call that joint.
-The offsets (millimetres, rest axes x left, y up, z front, left side) were fitted to labels of LSP and to BlazePose's landmarks.
+A joint is a point fixed to a bone: the bone's head, moved by an offset that makes up for what annotators of a set
+call that joint.
+The offsets (millimetres, rest axes x left, y up, z front, left side) were fitted to labels of LSP and to BlazePose's
+landmarks.
 """
 
 from __future__ import annotations
@@ -42,15 +45,18 @@ HEAD_TOP_OFFSET = (0.0, -27.0, -11.0)  # from the highest low-poly vertex
 COCO_NAMES = ["nose", "left_eye", "right_eye", "left_ear", "right_ear"] + [
     f"{side}_{joint}" for joint in COCO_LIMBS for side in ("left", "right")
 ]
-LSP_NAMES = ["right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
-             "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top"]  # fmt: skip
+LSP_NAMES = ["right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"]
+LSP_NAMES += ["right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"]
+LSP_NAMES += ["neck", "head_top"]
 
 MESH_CANDIDATES, MESH_KEPT, MESH_NOISE = 400, 48, 0.003
 LOWPOLY_CANDIDATES, LOWPOLY_NOISE = 64, 0.010
 
 
 def solve(body: Body, coco: tuple[list[str], Array], count: int, seed: int) -> Arrays:
-    """The joint arrays of body.npz from `count` random bodies. coco: names and weights (n, N) of anny's own COCO regressor."""
+    """The joint arrays of body.npz from `count` random bodies. coco: names and weights (n, N) of anny's own COCO
+    regressor.
+    """
     bodies = random_bodies(body, count + 60, np.random.default_rng(seed + 1))
     meshes = np.empty((count + 60, len(body.template), 3), np.float32)
     sets = {"coco17": COCO_NAMES, "lsp14": LSP_NAMES, "rig": body.bone_names}
@@ -77,9 +83,9 @@ def solve(body: Body, coco: tuple[list[str], Array], count: int, seed: int) -> A
             indices, weights = regress(targets[s][:count], meshes[:count], columns, near, kept, noise)
             test = np.einsum("nksc,ks->nkc", meshes[count:][:, columns[indices]], weights)
             error = np.linalg.norm(test - targets[s][count:], axis=-1) * 1000
-            print(
-                f"joints {s} from {size}: mean {error.mean():.2f} mm, worst joint {error.mean(0).max():.2f} ({names[error.mean(0).argmax()]})"
-            )
+            worst = error.mean(0).argmax()
+            figures = f"mean {error.mean():.2f} mm, worst {names[worst]} {error.mean(0)[worst]:.2f}"
+            print(f"joints {s} from {size}: {figures}")
             out[f"joint_indices_{s}_{size}"] = (indices if size == "lowpoly" else columns[indices]).astype(np.uint16)
             out[f"joint_weights_{s}_{size}"] = weights.astype(np.float32)
     return out
@@ -103,19 +109,25 @@ def rest_points(body: Body, vertices: Array, heads: Array) -> dict[str, list[tup
 
 
 def to_anny(offset: tuple[float, float, float], side: str) -> Array:
-    """Offset in mm (x left, y up, z front) of the left side -> metres in anny's axes (x left, y back, z up), mirrored for R."""
+    """Offset in mm (x left, y up, z front) of the left side -> metres in anny's axes (x left, y back, z up), mirrored
+    for R.
+    """
     x, y, z = offset
     return np.array([x if side == "L" else -x, -z, y]) / 1000
 
 
 def nearest(targets: Array, sources: Array, count: int) -> Array:
-    """For each joint the `count` sources whose distance to it varies least around a small mean: root mean square over the bodies."""
+    """For each joint the `count` sources whose distance to it varies least around a small mean: root mean square over
+    the bodies.
+    """
     square = np.stack([((sources - targets[:, k, None]) ** 2).sum(-1).mean(0) for k in range(targets.shape[1])])
     return np.argsort(square, axis=1)[:, :count]
 
 
 def regress(targets: Array, meshes: Array, columns: Array, near: Array, kept: int, noise: float) -> tuple[Array, Array]:
-    """indices (K, kept) into columns and weights (K, kept) that sum to 1. near (K, c): candidates, indices into columns."""
+    """indices (K, kept) into columns and weights (K, kept) that sum to 1. near (K, c): candidates, indices into
+    columns.
+    """
     indices, weights = np.empty((len(near), kept), int), np.empty((len(near), kept))
     for k in range(len(near)):
         c = affine.covariance(

@@ -5,8 +5,8 @@
     bodies = random_bodies(body, 100, np.random.default_rng(1))
     mesh = bodies.mesh(body, 7)                     # (13718, 3) metres
 
-Angles are drawn inside plausible limits of every joint, in the world axes of anny's reference pose (z up, facing -y, left at
-+x), and scaled per body by one number, so that quiet and violent poses both occur. No test for self-collision.
+Angles are drawn inside plausible limits of every joint, in the world axes of anny's reference pose (z up, facing -y,
+left at +x), and scaled per body by one number, so that quiet and violent poses both occur. No test for self-collision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ TRUNK_LIMITS = [("spine05", 12), ("spine04", 12), ("spine03", 12), ("spine02", 1
 
 @dataclass(frozen=True, eq=False)
 class Bodies:
-    """n bodies: phenotype (n, 6), rotations (n, J, 4) local-ref deltas w x y z, translation (n, 3) metres, face (n, 52)."""
+    """n bodies: phenotype (n, 6), rotations (n, J, 4) local-ref deltas w x y z, translation (n, 3) metres, face (n,
+    52).
+    """
 
     phenotype: Array
     rotations: Array

