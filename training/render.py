@@ -1,0 +1,477 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthetic training pictures with exact truth, in bulk on one CPU core.
+
+    python -m training.render --data DATA --out FOLDER --count 6000 --seed 0
+
+writes FOLDER/shard_000.npz and so on, 500 pictures each, as it goes (a shard appears complete or not at all; existing
+numbers are kept and counted on). DATA holds motion.npz, fit_body.npz, makehuman/ and environments/.
+
+Pictures are 288 x 288 px with the person's longer side at about 0.5 to 0.85 of that, 12 % cut off by the border.
+Picture coordinates have pixel i's centre at i + 0.5, x right, y down. Arrays of a shard (n pictures):
+
+    bytes        uint8 (sum,)        JPEG files one after another; picture i = bytes[offsets[i]:offsets[i + 1]]
+    offsets      int64 (n + 1,)
+    vertices     float16 (n, 500, 3) low-poly vertices: x, y px; z = depth behind mid-hips, px at the hips' scale
+    visibility   uint8 (n, 500)      0 turned away or hidden by the person's own body, 1 visible (under clothes and hair
+                                     counts as visible), 2 hidden by something else, 3 outside the picture
+    joints       float16 (n, 14, 3)  LSP-14 order, units as vertices; mid-hips = mean of its two hips
+    mask         uint8 (n, 1152)     np.packbits of 96 x 96: visible person with clothes and hair, cells of 3 px
+    iuv_xy       float16 (n, 196, 2) pixel centres where the person's low-poly surface is seen
+    iuv_face     uint16 (n, 196)     its low-poly triangle (65535 = unused row)
+    iuv_bary     float16 (n, 196, 3) barycentric coordinates in it (corrected for perspective)
+    camera       float32 (n, 6)      focal length px, principal point x, y px, depth of mid-hips m, pixels per
+                                     metre there, camera roll rad
+    flags        uint8 (n,)          1 cut off, 2 occluder, 4 MakeHuman garments, 8 child (bits)
+
+Truth and picture share one projection: x_px = f X / Z + c. The picture's surface is anny's full mesh with clothes; the
+truth is the naked low-poly mesh inside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training import looks
+from training.looks import Cloth, Places, Wardrobe
+from training.poses import PoseSampler, random_phenotype
+from training.synth_body import Rest, SynthBody, rotation
+from training.zbuffer import Samples, cover, nearest, vertex_normals
+
+SIZE, FINE, SHARD, IUV, MASK = 288, 1.5, 500, 196, 96
+TO_CAMERA = np.diag([1.0, -1.0, -1.0])
+
+
+@dataclass
+class Mesh:
+    """One surface of the picture: camera points (n, 3) m, triangles, rest points for patterns, and how to colour it."""
+
+    points: np.ndarray
+    triangles: np.ndarray
+    rest: np.ndarray
+    uv: np.ndarray
+    uv_triangles: np.ndarray
+    material: np.ndarray  # (m,) index into paints
+    paints: list
+    alpha: np.ndarray | None = None  # texture with alpha for hair cards
+    two_sided: bool = False
+
+
+@dataclass
+class View:
+    """Camera of one picture: turn (3, 3) from the body's axes, offset (3,) m, focal and centre in picture px."""
+
+    turn: np.ndarray
+    offset: np.ndarray
+    focal: float = 1.0
+    centre: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    roll: float = 0.0
+
+    def camera(self, points: np.ndarray) -> np.ndarray:
+        """Body axes (n, 3) m -> camera axes (x right, y down, z away), m."""
+        return points @ self.turn.T.astype(points.dtype) + self.offset.astype(points.dtype)
+
+    def pixels(self, camera: np.ndarray) -> np.ndarray:
+        """Camera points (n, 3) -> picture pixels (n, 2)."""
+        return camera[:, :2] / camera[:, 2:] * self.focal + self.centre
+
+
+@dataclass
+class Truth:
+    """What a shard stores of one picture, before packing."""
+
+    picture: np.ndarray
+    vertices: np.ndarray
+    visibility: np.ndarray
+    joints: np.ndarray
+    mask: np.ndarray
+    iuv_xy: np.ndarray
+    iuv_face: np.ndarray
+    iuv_bary: np.ndarray
+    camera: np.ndarray
+    flags: int
+
+
+class Textured:
+    """A paint that looks up a texture at uv, times a gain."""
+
+    def __init__(self, texture: np.ndarray, gain: np.ndarray) -> None:
+        self.texture, self.gain = texture, gain.astype(np.float32)
+
+    def __call__(self, rest: np.ndarray, uv: np.ndarray) -> np.ndarray:
+        return looks.look_up(self.texture, uv)[:, :3] * self.gain
+
+
+class Patterned:
+    """A paint from the rest position."""
+
+    def __init__(self, cloth: Cloth) -> None:
+        self.cloth = cloth
+
+    def __call__(self, rest: np.ndarray, uv: np.ndarray) -> np.ndarray:
+        return self.cloth(rest)
+
+
+class Renderer:
+    """Makes one picture with truth per call. ``test`` takes the motion's test clips."""
+
+    def __init__(self, data: Path, cache: Path, seed: int, test: bool = False, dressed: float = 0.4) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.body = SynthBody(data, cache)
+        self.poses = PoseSampler(data, self.body, test)
+        self.wardrobe = Wardrobe(data, self.body)
+        self.places = Places.load(data / "environments")
+        self.dressed = dressed
+        m = self.body.mapping
+        quads, quads_uv = m["faces"].astype(int), m["face_uv"].astype(int)
+        skin, eyes = self.wardrobe.skin_quads, self.wardrobe.eye_quads
+        self.triangles = looks.split_quads(np.concatenate([quads[skin], quads[eyes]]))
+        self.uv_triangles = looks.split_quads(np.concatenate([quads_uv[skin], quads[eyes] - 14598 + len(m["uv"])]))
+        self.uv = np.concatenate([m["uv"], m["eye_uv"]]).astype(np.float32)
+        is_eye = np.repeat(np.arange(len(skin) + len(eyes)) >= len(skin), 1)
+        self.is_eye = np.concatenate([is_eye, is_eye])
+        self.normals = vertex_normals(self.body.template, looks.split_quads(quads[skin])).astype(np.float32)
+        self.people: list[tuple[np.ndarray, np.ndarray]] = []  # earlier persons, to stand beside
+
+    # ------------------------------------------------------------------ one person
+    def _view(self, points: np.ndarray, keys: np.ndarray) -> tuple[View, bool]:
+        """A random camera around the posed body. points = low-poly (500, 3), keys (48, 3). Returns (view, cut off)."""
+        rng = self.rng
+        roll = rng.normal(0, 8) if rng.random() < 0.4 else rng.uniform(-180, 180)
+        tilt = np.clip(rng.normal(5, 12), -35, 45) if rng.random() < 0.75 else rng.uniform(-45, 75)
+        heading = rng.uniform(-180, 180)
+        about_z, about_x = rotation(np.radians([0, 0, roll])), rotation(np.radians([-tilt, 0, 0]))
+        turn = about_z @ about_x @ TO_CAMERA @ rotation(np.radians([0, heading, 0]))
+        distance = float(np.exp(rng.uniform(np.log(1.5), np.log(12))))
+        middle = (keys[35] + keys[36]) / 2
+        offset = -turn @ middle + [distance * rng.normal(0, 0.12), distance * rng.normal(0, 0.08), distance]
+        view = View(turn, offset, roll=float(np.radians(roll)))
+        close = view.camera(points)[:, 2].min()
+        if close < 0.45:
+            view.offset = view.offset * (1 + (0.45 - close) / distance)
+        flat = view.pixels(view.camera(points))
+        low, high = flat.min(0), flat.max(0)
+        cut = rng.random() < 0.12
+        size = SIZE * (rng.uniform(1.0, 1.9) if cut else rng.uniform(0.5, 0.85))
+        view.focal = float(size / (high - low).max())
+        at = view.pixels(view.camera(keys))[rng.integers(33, 47)] if cut else view.focal * (low + high) / 2
+        jitter = 0.15 if cut else max(0.0, 0.5 - size / SIZE / 2 - 0.02)
+        view.centre = SIZE / 2 - at + rng.uniform(-jitter, jitter, 2) * SIZE * 0.9
+        return view, cut
+
+    def _paints(self, race: np.ndarray, gender: float) -> list:
+        """Skin, five cloths (top, bottom, shoes, hair, hat) and eyes."""
+        rng = self.rng
+        photos = self.places.patches(rng, 3)
+        kind = ("african", "asian", "caucasian")[int(race.argmax())]
+        fitting = [s for s in self.wardrobe.skins if kind in s and (("female" in s) == (gender > 0.5))]
+        name = str(rng.choice(fitting if fitting and rng.random() < 0.8 else self.wardrobe.skins))
+        skin = Textured(self.wardrobe.textures[name], rng.uniform(0.65, 1.15) * rng.normal(1, 0.05, 3))
+        cloths = [Patterned(Cloth(rng, photos)) for _ in range(5)]
+        hair = cloths[3].cloth
+        if rng.random() < 0.85:  # natural hair: dark to blond, streaked
+            hair.kind, hair.axis, hair.period = "stripes", np.array([0.8, 0.1, 0.6]), 0.012
+            hair.a = np.array([30, 45, 65], np.float32) * rng.uniform(0.25, 3.2) + rng.uniform(0, 25)
+            hair.b = hair.a * 0.7
+        eyes = Textured(self.wardrobe.textures[f"eye_{rng.choice(['blue', 'brown', 'green', 'grey'])}"], np.ones(3))
+        return [skin, *cloths, eyes]
+
+    def _meshes(
+        self, rest: Rest, transforms: np.ndarray, paints: list, gender: float, view: View
+    ) -> tuple[list[Mesh], bool]:
+        """The person's surfaces in camera axes."""
+        rng, body, w = self.rng, self.body, self.wardrobe
+        if rng.random() >= self.dressed:
+            shape = rest.vertices.copy()
+            material = np.where(self.is_eye, 6, 0)
+            layers = w.regions(rng)
+            for i, (chosen, puff) in enumerate(layers):
+                bumps = 0.6 + 0.4 * np.sin(rest.vertices[chosen] @ rng.normal(0, 18, 3) + rng.uniform(0, 6))
+                shape[chosen] += self.normals[chosen] * (puff * bumps[:, None]).astype(np.float32)
+                material[chosen[self.triangles].sum(1) >= 2] = i + 1
+            posed = view.camera(body.skin(shape, body.weights, transforms))
+            return [Mesh(posed, self.triangles, rest.vertices, self.uv, self.uv_triangles, material, paints)], False
+        names = [str(rng.choice(w.suits["female" if (gender > 0.5) ^ (rng.random() < 0.1) else "male"]))]
+        names += [str(rng.choice(looks.SHOES))] if rng.random() < 0.85 else []
+        names += [str(rng.choice(looks.HAIR["female" if gender > 0.5 else "male"]))] if rng.random() < 0.9 else []
+        names += ["fedora"] if rng.random() < 0.04 else []
+        hidden = np.zeros(len(rest.vertices), bool)
+        meshes = []
+        for name in names:
+            g, texture = w.assets[name], w.textures[name]
+            hidden[g.hidden] = True
+            fitted = g.fit(rest)
+            posed = view.camera(body.skin(fitted, g.weights, transforms))
+            paint = self._garment_paint(name, texture)
+            alpha = texture if texture.ndim == 3 and texture.shape[2] == 4 else None
+            meshes.append(
+                Mesh(
+                    posed,
+                    g.triangles,
+                    fitted,
+                    g.uv,
+                    g.uv_triangles,
+                    np.zeros(len(g.triangles), int),
+                    [paint],
+                    alpha,
+                    True,
+                )
+            )
+        keep = ~hidden[self.triangles].all(1)
+        material = np.where(self.is_eye, 6, 0)[keep]
+        posed = view.camera(body.skin(rest.vertices, body.weights, transforms))
+        meshes.append(
+            Mesh(posed, self.triangles[keep], rest.vertices, self.uv, self.uv_triangles[keep], material, paints)
+        )
+        return meshes, True
+
+    def _garment_paint(self, name: str, texture: np.ndarray) -> Textured | Patterned:
+        """The garment's own texture, often in another colour, sometimes a pattern instead."""
+        rng = self.rng
+        texture = texture if texture.ndim == 3 else cv2.cvtColor(texture, cv2.COLOR_GRAY2BGR)
+        if name.startswith(("short", "bob", "long", "braid", "pony", "afro")):
+            return Textured(texture, rng.uniform(0.4, 1.8) * rng.normal(1, 0.1, 3))
+        if rng.random() < 0.3:
+            return Patterned(Cloth(rng, self.places.patches(rng, 2)))
+        if rng.random() < 0.6:
+            hsv = cv2.cvtColor(texture[..., :3], cv2.COLOR_BGR2HSV)
+            hsv[..., 0] = (hsv[..., 0].astype(int) + int(rng.integers(180))) % 180
+            texture = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+        return Textured(texture, rng.uniform(0.6, 1.5) * rng.normal(1, 0.12, 3))
+
+    def _draw(self, meshes: list[Mesh], view: View) -> tuple[np.ndarray, np.ndarray]:
+        """Colours (SIZE, SIZE, 3) float32 premultiplied by coverage, and coverage (SIZE, SIZE) 0..1."""
+        size = int(SIZE * FINE)
+        light = self.rng.normal(0, 1, 3) + view.turn @ np.array([0, 1.2, 0]) + [0, 0, -0.4]
+        light /= np.linalg.norm(light)
+        ambient = self.rng.uniform(0.3, 0.7)
+        tint = self.rng.normal(1, 0.06, 3) * self.rng.uniform(0.75, 1.2)
+        parts, shades = [], []
+        for m in meshes:
+            s = cover(view.pixels(m.points) * FINE, 1 / m.points[:, 2], m.triangles, size, m.two_sided)
+            if m.alpha is not None:
+                uv = (m.uv[m.uv_triangles[s.triangle]] * s.barycentric[..., None]).sum(1)
+                s = s.keep(np.flatnonzero(looks.look_up(m.alpha, uv)[:, 3] > 100))
+            parts.append(s)
+            cosine = vertex_normals(m.points, m.triangles) @ light
+            shades.append(ambient + (1 - ambient) * np.clip(abs(cosine) if m.two_sided else cosine, 0, 1))
+        mesh, sample = nearest(parts, size)
+        colour = np.zeros((size * size, 3), np.float32)
+        for i, m in enumerate(meshes):
+            pixel = np.flatnonzero(mesh == i)
+            if len(pixel):
+                colour[pixel] = self._shade(m, parts[i].keep(sample[pixel]), shades[i]) * tint
+        coverage = (mesh >= 0).astype(np.float32).reshape(size, size)
+        small = (SIZE, SIZE)
+        return (
+            cv2.resize(np.clip(colour, 0, 255).reshape(size, size, 3), small, interpolation=cv2.INTER_AREA),
+            cv2.resize(coverage, small, interpolation=cv2.INTER_AREA),
+        )
+
+    @staticmethod
+    def _shade(m: Mesh, s: Samples, shade: np.ndarray) -> np.ndarray:
+        b = s.barycentric[..., None]
+        corners = m.triangles[s.triangle]
+        rest = (m.rest[corners] * b).sum(1)
+        uv = (m.uv[m.uv_triangles[s.triangle]] * b).sum(1)
+        out = np.zeros((len(s.pixel), 3), np.float32)
+        material = m.material[s.triangle]
+        for k in np.unique(material):
+            at = np.flatnonzero(material == k)
+            out[at] = m.paints[k](rest[at], uv[at])
+        return out * (shade[corners] * s.barycentric).sum(1)[:, None]
+
+    # ------------------------------------------------------------------ truth
+    def _self_hidden(self, points: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, Samples]:
+        """Low-poly vertices that their own surface hides, and that surface: hidden (500,), front (SIZE^2,), samples."""
+        faces = self.body.lowpoly_faces
+        s = cover(xy, 1 / points[:, 2], faces, SIZE, False)
+        mesh, sample = nearest([s], SIZE)
+        depth = np.full(SIZE * SIZE, np.inf, np.float32)
+        on = mesh == 0
+        depth[on] = 1 / s.inverse[sample[on]]
+        # A vertex at the rim falls beside its own surface: the farthest depth of 3 x 3 pixels decides.
+        far = cv2.dilate(depth.reshape(SIZE, SIZE), np.ones((3, 3), np.uint8))
+        cell = np.clip(xy.astype(int), 0, SIZE - 1)
+        outward = vertex_normals(points, faces)
+        facing = -(outward * points).sum(1) / np.linalg.norm(points, axis=1)
+        hidden = (points[:, 2] > far[cell[:, 1], cell[:, 0]] + 0.025) | (facing < -0.15)
+        return hidden, np.where(on, sample, -1), s
+
+    def __call__(self) -> Truth:
+        rng, body = self.rng, self.body
+        phenotype, race = random_phenotype(rng)
+        rest = body.shape(phenotype, race)
+        pose = self.poses(rng)
+        bones = pose.bones if pose.bones is not None else body.bone_rotations(pose.local, rest, pose.fingers)
+        transforms = body.transforms(rest, bones)
+        low = body.skin(rest.vertices[body.lowpoly], body.weights[body.lowpoly], transforms)
+        keys = body.keypoints(rest, transforms)
+        view, cut = self._view(low, keys)
+        meshes, dressed = self._meshes(rest, transforms, self._paints(race, phenotype[0]), phenotype[0], view)
+        colour, coverage = self._draw(meshes, view)
+        in_camera, in_keys = view.camera(low), view.camera(keys)
+        xy = view.pixels(in_camera)
+        picture, front = self._compose(colour, coverage, view, xy)
+        hidden, surface, samples = self._self_hidden(in_camera, xy)
+        visible_person = coverage * (1 - front)
+        visibility = self._visibility(xy, hidden, front)
+        root = (in_keys[35, 2] + in_keys[36, 2]) / 2
+        scale = view.focal / root
+        vertices = np.concatenate([xy, (in_camera[:, 2:] - root) * scale], 1)
+        lsp = in_keys[33:47]
+        joints = np.concatenate([view.pixels(lsp), (lsp[:, 2:] - root) * scale], 1)
+        seen = np.flatnonzero((surface >= 0) & (visible_person.ravel() > 0.6))
+        chosen = rng.permutation(seen)[:IUV]
+        s = samples.keep(surface[chosen])
+        flags = 1 * cut + 2 * bool((front > 0.5).any()) + 4 * dressed + 8 * (phenotype[1] < 0.58)
+        mask = cv2.resize(visible_person, (MASK, MASK), interpolation=cv2.INTER_AREA) > 0.5
+        return Truth(
+            picture,
+            vertices,
+            visibility,
+            joints,
+            mask,
+            np.stack([chosen % SIZE, chosen // SIZE], 1) + 0.5,
+            s.triangle,
+            s.barycentric,
+            np.array([view.focal, *view.centre, root, scale, view.roll]),
+            int(flags),
+        )
+
+    def _visibility(self, xy: np.ndarray, hidden: np.ndarray, front: np.ndarray) -> np.ndarray:
+        inside = ((xy >= 0) & (xy < SIZE)).all(1)
+        cell = np.clip(xy.astype(int), 0, SIZE - 1)
+        behind = front[cell[:, 1], cell[:, 0]] > 0.5
+        return np.where(~inside, 3, np.where(hidden, 0, np.where(behind, 2, 1))).astype(np.uint8)
+
+    # ------------------------------------------------------------------ picture
+    def _compose(
+        self, colour: np.ndarray, coverage: np.ndarray, view: View, xy: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Background, others, person, occluders, camera: (picture uint8, occluders' coverage (SIZE, SIZE) 0..1)."""
+        rng = self.rng
+        place = view.turn @ rotation(np.radians([0, rng.uniform(-180, 180), 0]))
+        back = (
+            self.places.view(rng, place, SIZE)
+            if rng.random() < 0.8
+            else looks.clutter(rng, looks.texture_background(rng, SIZE), int(rng.integers(0, 10)), self.places)
+        )
+        picture = back.astype(np.float32)
+        if self.people and rng.random() < 0.15:
+            other, cover_other = self._somebody(xy)
+            picture = picture * (1 - cover_other[..., None]) + other
+        picture = picture * (1 - coverage[..., None]) + colour
+        front = np.zeros((SIZE, SIZE), np.float32)
+        if rng.random() < 0.24:
+            if self.people and rng.random() < 0.3:
+                other, cover_other = self._somebody(xy)
+                picture, front = picture * (1 - cover_other[..., None]) + other, cover_other
+            for _ in range(int(rng.integers(1, 4)) if not front.any() else 0):
+                span = float(np.ptp(xy, 0).max())
+                at = xy[rng.integers(len(xy))] + rng.normal(0, 0.15, 2) * span
+                shape = looks.polygon(rng, SIZE, at, span * rng.uniform(0.08, 0.3))
+                picture = looks.paint(rng, np.clip(picture, 0, 255).astype(np.uint8), shape, self.places).astype(
+                    np.float32
+                )
+                front = np.maximum(front, shape.astype(np.float32) / 255)
+        self.people = [*self.people[-40:], (colour, coverage)]
+        return self._camera_effects(picture), front
+
+    def _somebody(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An earlier person, beside this one: moved at least a third of this one's width away from the middle."""
+        rng = self.rng
+        colour, coverage = self.people[rng.integers(len(self.people))]
+        zoom = rng.uniform(0.5, 1.15)
+        side = rng.choice([-1, 1]) * max(60.0, float(np.ptp(xy[:, 0]))) * rng.uniform(0.4, 0.8)
+        move = xy.mean(0) + [side, rng.normal(0, 25)] - zoom * SIZE / 2
+        matrix = np.array([[zoom, 0, move[0]], [0, zoom, move[1]]], np.float32)
+        if rng.random() < 0.5:
+            matrix = matrix @ np.array([[-1, 0, SIZE], [0, 1, 0], [0, 0, 1]], np.float32)
+        return (
+            cv2.warpAffine(colour, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR),
+            cv2.warpAffine(coverage, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR),
+        )
+
+    def _camera_effects(self, picture: np.ndarray) -> np.ndarray:
+        rng = self.rng
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.0))
+        if rng.random() < 0.15:
+            n = int(SIZE / rng.uniform(1.3, 3))
+            picture = cv2.resize(
+                cv2.resize(picture, (n, n), interpolation=cv2.INTER_AREA), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC
+            )
+        if rng.random() < 0.05:
+            angle, length = rng.uniform(0, np.pi), rng.uniform(3, 9)
+            kernel = np.zeros((11, 11), np.float32)
+            step = np.array([np.cos(angle), np.sin(angle)]) * length / 2
+            a, b = np.round([5 - step, 5 + step]).astype(int).tolist()
+            cv2.line(kernel, a, b, 1.0, 1)
+            picture = cv2.filter2D(picture, -1, kernel / kernel.sum())
+        picture = 255 * np.clip(picture / 255, 0, 1) ** rng.uniform(0.75, 1.3)
+        grain = rng.normal(0, rng.uniform(0.5, 6), (SIZE, SIZE, 1 if rng.random() < 0.5 else 3)).astype(np.float32)
+        return np.clip(picture + grain, 0, 255).astype(np.uint8)
+
+
+def pack(rows: list[Truth], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The arrays of one shard (see the module's text)."""
+    files = [
+        cv2.imencode(".jpg", r.picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(78, 92))])[1].ravel() for r in rows
+    ]
+
+    def padded(name: str, shape: tuple[int, ...], fill: float, kind: type) -> np.ndarray:
+        out: np.ndarray = np.full((len(rows), *shape), fill, kind)
+        for i, r in enumerate(rows):
+            values = getattr(r, name)
+            out[i, : len(values)] = values
+        return out
+
+    return {
+        "bytes": np.concatenate(files),
+        "offsets": np.concatenate([[0], np.cumsum([len(f) for f in files])]).astype(np.int64),
+        "vertices": np.stack([r.vertices for r in rows]).astype(np.float16),
+        "visibility": np.stack([r.visibility for r in rows]),
+        "joints": np.stack([r.joints for r in rows]).astype(np.float16),
+        "mask": np.packbits(np.stack([r.mask for r in rows]).reshape(len(rows), -1), axis=1),
+        "iuv_xy": padded("iuv_xy", (IUV, 2), 0, np.float16),
+        "iuv_face": padded("iuv_face", (IUV,), 65535, np.uint16),
+        "iuv_bary": padded("iuv_bary", (IUV, 3), 0, np.float16),
+        "camera": np.stack([r.camera for r in rows]).astype(np.float32),
+        "flags": np.array([r.flags for r in rows], np.uint8),
+    }
+
+
+def main() -> None:
+    """Command line: see the module's text."""
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--data", type=Path, required=True)
+    ap.add_argument("--out", type=Path, required=True)
+    ap.add_argument("--count", type=int, default=6000)
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--dressed", type=float, default=0.4, help="share with MakeHuman garments")
+    ap.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "meshpose" / "synth_body.npz")
+    ap.add_argument("--test", action="store_true", help="poses of the test clips")
+    args = ap.parse_args()
+    cv2.setNumThreads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    render = Renderer(args.data, args.cache, args.seed, args.test, args.dressed)
+    first = len(list(args.out.glob("shard_*.npz")))
+    start = time.process_time()
+    for k in range(first, first + -(-args.count // SHARD)):
+        rows = [render() for _ in range(min(SHARD, args.count - (k - first) * SHARD))]
+        part = args.out / f"part_{k:03d}.npz"
+        np.savez(part, **pack(rows, render.rng))
+        part.rename(args.out / f"shard_{k:03d}.npz")
+        done = (k - first) * SHARD + len(rows)
+        print(
+            f"shard_{k:03d}: {done} pictures, {1e3 * (time.process_time() - start) / done:.0f} ms CPU each", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
