@@ -149,11 +149,10 @@ def write_scene(take: Path, blend: Path) -> int:
             f"{take} is written, but not {blend}: no bpy wheel fits Python {platform.python_version()} on "
             f"{platform.machine()}, and no `blender` is on the PATH; install Blender (4.2 or later) or Python {wanted}"
         )
-    start = "import runpy, sys; sys.argv = ['meshpose_blender', *sys.argv[sys.argv.index('--') + 1:]]; "
-    start += "runpy.run_module('meshpose_blender', run_name='__main__')"
-    options = ["-b", "--factory-startup", "--python-use-system-env", "--python-exit-code", "1", "--python-expr", start]
+    options: list[str | Path] = ["-b", "--factory-startup", "--python-use-system-env", "--python-exit-code", "1"]
     path = os.pathsep.join([str(ROOT / "core"), str(ROOT)])
-    return call([blender, *options, "--", take, "--out", blend], {"PYTHONPATH": path})
+    script = ROOT / "meshpose_blender" / "__main__.py"
+    return call([blender, *options, "-P", script, "--", take, "--out", blend], {"PYTHONPATH": path})
 
 
 # ---------------------------------------------------------------- the commands

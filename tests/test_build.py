@@ -161,21 +161,21 @@ def test_no_wheel_and_no_blender_is_one_line(build: ModuleType, monkeypatch: pyt
 
 @posix
 def test_installed_blender_writes_the_scene(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in `blender` runs the expression with the arguments that it gets, as Blender does."""
+    """A stand-in `blender` writes down how it was called into the file that it was asked to save."""
     fake = tmp_path / "blender"
     fake.write_text(
-        f"#!{sys.executable}\nimport os, sys\nat = sys.argv.index('--python-expr')\n"
-        "import runpy\nrunpy.run_module = lambda name, run_name: open(sys.argv[-1], 'w').write("
-        "f'{name} {run_name} {sys.argv[1:]} ' + os.environ['PYTHONPATH'])\nexec(sys.argv[at + 1])\n"
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        "json.dump([sys.argv[1:], os.environ['PYTHONPATH']], open(sys.argv[-1], 'w'))\n"
     )
     fake.chmod(0o755)
     monkeypatch.setattr(build, "bpy_fits", lambda: False)
     monkeypatch.setenv("PATH", str(tmp_path))
     blend = tmp_path / "it's a scene.blend"
     assert build.write_scene(tmp_path / "x y.take", blend) == 0
-    written = blend.read_text()
-    assert written.startswith("meshpose_blender __main__") and "x y.take" in written
-    assert str(ROOT / "core") in written
+    words, path = json.loads(blend.read_text())
+    assert words[0] == "-b" and Path(words[words.index("-P") + 1]).is_file()
+    assert words[words.index("--") :] == ["--", str(tmp_path / "x y.take"), "--out", str(blend)]
+    assert path.split(os.pathsep) == [str(ROOT / "core"), str(ROOT)]
 
 
 @posix
