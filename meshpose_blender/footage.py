@@ -8,18 +8,20 @@ would show something else than the core saw: it ignores rotation metadata before
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
 import numpy as np
+
 from meshpose.camera import Camera
 from meshpose.errors import InputError, MeshPoseError
 from meshpose.video import Clip, ClipInfo, write_preview
 
 from . import compat
 
+TURN = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+"""Camera frame (x right, y down, z forward) to Blender's axes (x right, y forward, z up)."""
 SENSOR = 36.0
 """Width of the sensor in mm.  Only its ratio to the lens matters; this one makes `lens` a full-frame equivalent."""
 TICK = 0.5e-3
@@ -73,7 +75,7 @@ def load(info: ClipInfo, times: np.ndarray, folder: Path) -> Footage:
     notes: list[str] = []
     present = info.path.exists() or info.is_sequence
     if not present:
-        notes.append(f"{info.path}: the clip is not there any more; the scene has no footage (--footage names another place)")
+        notes.append(f"{info.path}: the clip is not there any more, so no footage in the scene (--footage names it)")
         return Footage(None, None, info.fps, None, notes)
     try:
         return _load(info, times, folder, notes)
@@ -89,19 +91,21 @@ def _load(info: ClipInfo, times: np.ndarray, folder: Path, notes: list[str]) -> 
         if picture is None:
             path = folder / f"{info.path.stem}_footage.png"
             _copy_picture(info, path)
-            notes.append(f"Blender would not show {info.path.name} upright; {path.name} beside the .blend is a copy that it does")
+            notes.append(f"Blender would not show {info.path.name} upright; {path} is a copy that it does")
             picture = _fitting(bpy.data.images, path, info)
         return Footage(None, picture, info.fps, None, notes)
     first = _first_of_sequence(info) if info.is_sequence else info.path
     movie = _fitting(bpy.data.movieclips, first, info) if first is not None else None
     if movie is not None and info.is_sequence and movie.frame_duration != info.frames:
-        movie = _dropped(bpy.data.movieclips, movie)  # gaps in the numbers
+        bpy.data.movieclips.remove(movie)  # gaps in the numbers
+        movie = None
     elif movie is not None and info.rotation and not compat.turns_footage():
-        movie = _dropped(bpy.data.movieclips, movie)  # turned by 180 degrees the size does not tell
+        bpy.data.movieclips.remove(movie)  # turned by 180 degrees, which the size does not tell
+        movie = None
     if movie is None:
         path = folder / f"{info.path.stem}_footage.mp4"
         _copy_movie(info, times, path)
-        notes.append(f"Blender would not show {info.path.name} as it is; {path.name} is a copy that it does")
+        notes.append(f"Blender would not show {info.path.name} as it is; {path} is a copy that it does")
         movie = _fitting(bpy.data.movieclips, path, info)
     fps = info.fps if info.is_sequence or movie is None or not movie.fps > 0 else float(movie.fps)
     return Footage(movie, None, fps, sound, notes)
@@ -114,13 +118,10 @@ def _fitting(collection: bpy.types.bpy_prop_collection, path: Path, info: ClipIn
     except RuntimeError:
         return None
     if tuple(block.size) != (info.width, info.height):
-        return _dropped(collection, block)
+        collection.remove(block)
+        return None
     block.filepath = stored_path(path)
     return block
-
-
-def _dropped(collection: bpy.types.bpy_prop_collection, block: bpy.types.ID) -> None:
-    collection.remove(block)
 
 
 def _first_of_sequence(info: ClipInfo) -> Path | None:
@@ -190,17 +191,17 @@ def set_rate(scene: bpy.types.Scene, fps: float) -> None:
 
 def put_behind(target: bpy.types.Object, footage: Footage, scene: bpy.types.Scene, start: int) -> None:
     """Show the footage behind everything in the view of camera `target`, its first picture on frame `start`."""
-    if footage.movie is None and footage.picture is None:
+    shown = footage.movie or footage.picture
+    if shown is None:
         return
     data = target.data
     background = data.background_images.new()
     if footage.movie is not None:
         footage.movie.frame_start = start
         background.source, background.clip = "MOVIE_CLIP", footage.movie
-        width, height = footage.movie.size
     else:
         background.source, background.image = "IMAGE", footage.picture
-        width, height = footage.picture.size
+    width, height = shown.size
     render = scene.render
     shape = render.resolution_x * render.pixel_aspect_x / (render.resolution_y * render.pixel_aspect_y)
     # The camera's width is the picture's width, so the picture has to fill the width of another format, too.
@@ -213,20 +214,15 @@ def put_behind(target: bpy.types.Object, footage: Footage, scene: bpy.types.Scen
 def keep_colours(scene: bpy.types.Scene) -> None:
     """A view transform that shows the footage as it was shot; Blender's own (AgX, Filmic) greys it."""
     settings = scene.view_settings
-    for name in ("Standard", "Raw"):
-        try:
-            settings.view_transform = name
-        except TypeError:  # a colour configuration of the studio's own, without it
-            continue
-        break
-    for key, value in {"look": "None", "exposure": 0.0, "gamma": 1.0}.items():
-        _try(lambda key=key, value=value: setattr(settings, key, value))
+    _ = _set(settings, "view_transform", "Standard") or _set(settings, "view_transform", "Raw")
+    _set(settings, "look", "None")
+    settings.exposure, settings.gamma = 0.0, 1.0
 
 
-def _try(change: Callable[[], None]) -> bool:
-    """Whether Blender took a value; what a studio's colour configuration lacks is left as it is."""
+def _set(settings: bpy.types.ColorManagedViewSettings, name: str, value: str) -> bool:
+    """Whether Blender took the value; what a studio's own colour configuration lacks is left as it is."""
     try:
-        change()
+        setattr(settings, name, value)
     except TypeError:
         return False
     return True

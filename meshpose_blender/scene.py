@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Take becomes a collection in the scene: camera and footage, and a child collection for each person.
+
+    built = build_scene("dancer.take")
+    built.people[0].mesh                       # the aligned mesh, an Object
+
+Things are found again by reference (pointers in custom properties of the collections), never by their names, which a
+user changes and a translation makes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import bpy
+import numpy as np
+from meshpose.upsample import Upsampler
+
+from meshpose.body import Body
+from meshpose.errors import InputError
+from meshpose.take import Person, Take
+
+from . import armature, compat, footage, material, playback
+
+FOOT_PERCENTILE = 1.0
+EYE_HEIGHT = 1.5
+"""Metres; where nobody is in the clip whose feet could say how high the camera stands."""
+
+TAKE, DIGEST, CAMERA, PERSON = "meshpose_take", "meshpose_digest", "meshpose_camera", "meshpose_person"
+MESH, ARMATURE, BODY = "meshpose_mesh", "meshpose_armature", "meshpose_body"
+
+
+@dataclass(frozen=True)
+class BuiltPerson:
+    """One person in the scene; armature and body are None where the Take holds no fit of them."""
+
+    id: int
+    collection: bpy.types.Collection
+    mesh: bpy.types.Object
+    armature: bpy.types.Object | None
+    body: bpy.types.Object | None
+
+
+@dataclass(frozen=True)
+class BuiltTake:
+    """What one conversion added to the scene.  notes: what the user should know, one line each."""
+
+    collection: bpy.types.Collection
+    camera: bpy.types.Object
+    people: list[BuiltPerson]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Scene frames (B,) and the clip's frame that Blender shows on each, -1 before the first one looked at."""
+
+    frames: np.ndarray
+    shown: np.ndarray
+
+    def rows(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scene frames on which one of the clip's `frames` (n,) rising stands (m,), and which of them (m,)."""
+        at = np.searchsorted(frames, self.shown)
+        hit = np.flatnonzero(frames[np.minimum(at, len(frames) - 1)] == self.shown)
+        return self.frames[hit], at[hit]
+
+
+def build_scene(
+    path: str | Path, clip: str | Path | None = None, folder: str | Path | None = None, frame_start: int = 1
+) -> BuiltTake:
+    """Add everything in the Take at `path` to the context's scene, as one new collection.
+
+    clip: where the footage lies now, when it is not where the Take says.  folder: where a copy of the footage goes if
+    Blender needs one (beside the .blend, else beside the Take).  frame_start: scene frame of the clip's first picture.
+    An empty scene also gets the clip's rate, range, resolution and colours, and the camera as its own.
+    Raises TakeError or InputError; the scene is unchanged then.
+    """
+    with Take.open(path) as take:
+        people = [take.person(number) for number in take.people]
+        if clip is not None and not Path(clip).exists():
+            raise InputError(f"{clip}: there is no such clip; leave --footage out to use the one that the Take names")
+        lowpolys = [_in_blender(person.lowpoly()) for person in people]  # first: it may fail
+        return _build(take, people, lowpolys, clip, folder, frame_start)
+
+
+def _build(
+    take: Take,
+    people: list[Person],
+    lowpolys: list[np.ndarray],
+    clip: str | Path | None,
+    folder: str | Path | None,
+    start: int,
+) -> BuiltTake:
+    scene = bpy.context.scene
+    empty = is_untouched(scene)
+    info = take.clip if clip is None else replace(take.clip, path=Path(clip).resolve())
+    times = take.times() - (float(info.times[0]) if len(info.times) else 0.0)
+    home = Path(folder) if folder else Path(bpy.data.filepath or take.path.resolve()).parent
+    film = footage.load(info, times, home)
+    pictures = footage.shown_pictures(times, film.fps)
+    looked = take.frames
+    shown = np.where(pictures >= 0, looked[np.maximum(pictures, 0)], -1) if len(looked) else pictures
+    clock = _Clock(np.arange(len(shown)) + start, shown)
+    name = info.path.stem
+    collection = bpy.data.collections.new(name)
+    scene.collection.children.link(collection)
+    lift = camera_height(lowpolys, people)
+    for positions in lowpolys:
+        positions[..., 2] += lift
+    farthest = max((float(p[..., 1].max()) for p in lowpolys if p.size), default=10.0)
+    camera = footage.new_camera(f"{name} camera", take.camera, farthest)
+    camera.location = (0.0, 0.0, lift)
+    collection.objects.link(camera)
+    if empty:
+        _adopt(scene, take, film, camera, clock)
+    footage.put_behind(camera, film, scene, start)
+    footage.add_sound(scene, film, name, start)
+    collection[TAKE], collection[DIGEST] = footage.stored_path(take.path.resolve()), take.digest()
+    collection[CAMERA] = camera
+    shared = _Shared(name)
+    built = [
+        _person(person, positions, clock, shared, collection, lift) for person, positions in zip(people, lowpolys)
+    ]
+    if empty:
+        _look_through_camera(scene)
+    return BuiltTake(collection, camera, built, [*take.warnings, *film.notes])
+
+
+class _Shared:
+    """What all people of a take have in common: the mesh with the upsampler's weights, the node tree, the materials."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.model = Body.load()
+        upsampler = Upsampler.load()
+        body = self.model
+        self.mesh = playback.body_mesh(f"{name} mesh", body.template, body.quads, body.uv, body.uv_quads)
+        playback.add_visibility(self.mesh)
+        groups = playback.add_weights(self.mesh, upsampler.indices, upsampler.weights_at())
+        self.tree = playback.playback_tree(f"{name} playback", groups)
+        self.mesh.materials.append(material.heatmap(f"{name} visibility"))
+        self.skin = material.skin(f"{name} skin")
+
+
+def _person(
+    person: Person,
+    positions: np.ndarray,
+    clock: _Clock,
+    shared: _Shared,
+    parent: bpy.types.Collection,
+    lift: float,
+) -> BuiltPerson:
+    """One person's collection: the aligned mesh, and where there is a fit the armature with the skinned body."""
+    name = f"{shared.name} {person.name}"
+    collection = bpy.data.collections.new(name)
+    parent.children.link(collection)
+    mesh = bpy.data.objects.new(name, shared.mesh)
+    collection.objects.link(mesh)
+    frames, rows = clock.rows(person.frames)
+    image = playback.pack_rows(f"{name} positions", _rows(frames, positions[rows], person.visibility()[rows]))
+    playback.add_playback(mesh, shared.tree, image, int(frames[0]) if len(frames) else 1)
+    collection[PERSON], collection[MESH] = person.id, mesh
+    fit = person.fit()
+    if fit is None or not len(fit.frames):
+        return BuiltPerson(person.id, collection, mesh, None, None)
+    shape = shared.model.shape(fit.phenotype)
+    bones = armature.new_armature(f"{name} rig", shared.model, shape, fit.scale, collection)
+    pose = armature.channels(bones, shared.model, shape, fit, footage.TURN, lift)
+    keyed, fit_rows = clock.rows(fit.frames)
+    armature.animate(bones, shared.model, pose, fit_rows, keyed)
+    body = armature.skinned_body(f"{name} body", shared.model, shape, fit.scale, bones, collection)
+    body.data.materials.append(shared.skin)
+    collection[ARMATURE], collection[BODY] = bones, body
+    return BuiltPerson(person.id, collection, mesh, bones, body)
+
+
+def _rows(frames: np.ndarray, positions: np.ndarray, visibility: np.ndarray) -> playback.Rows:
+    """Rows for every scene frame from the first to the last of `frames` (m,), present on those."""
+    if not len(frames):
+        columns = positions.shape[1]
+        nobody = np.zeros((1, columns, 3), np.float32)
+        return playback.Rows(1, nobody, nobody[..., 0], np.zeros(1, bool))
+    start, count = int(frames[0]), int(frames[-1] - frames[0]) + 1
+    at = frames - start
+    result = playback.Rows(
+        start,
+        np.zeros((count, *positions.shape[1:]), np.float32),
+        np.zeros((count, positions.shape[1]), np.float32),
+        np.zeros(count, bool),
+    )
+    result.positions[at], result.visibility[at], result.present[at] = positions, visibility, True
+    return result
+
+
+def _in_blender(points: np.ndarray) -> np.ndarray:
+    """Camera frame (..., 3) to Blender's axes, the camera at the origin; float64, metres."""
+    return np.asarray(points, np.float64) @ footage.TURN.T
+
+
+def camera_height(lowpolys: list[np.ndarray], people: list[Person]) -> float:
+    """Metres from the ground up to the camera: the lowest foot (1st percentile over frames) stands on z = 0.
+
+    lowpolys: per person (n, V, 3), Blender's axes, camera at the origin.  Feet that were seen decide, if any were.
+    """
+    body = Body.load()
+    lowest, seen = [np.zeros(0)], [np.zeros(0, bool)]
+    named = np.array(["foot" in part or "feet" in part for part in body.part_names])
+    feet = named[body.parts[body.lowpoly]]
+    for positions, person in zip(lowpolys, people):
+        if not len(positions):
+            continue
+        chosen = feet if feet.any() else np.ones(len(feet), bool)
+        lowest.append(positions[:, chosen, 2].min(1))
+        seen.append(person.visibility()[:, chosen].mean(1) > 0.5)
+    heights, visible = np.concatenate(lowest), np.concatenate(seen)
+    if not len(heights):
+        return EYE_HEIGHT
+    return -float(np.percentile(heights[visible] if visible.any() else heights, FOOT_PERCENTILE))
+
+
+# -- the scene around it -------------------------------------------------------------------------------------------
+
+
+def is_untouched(scene: bpy.types.Scene) -> bool:
+    """Whether the scene holds nothing of the user's: no objects, or those of the startup file as they come."""
+    if compat.has_strips(scene) or any(o.animation_data for o in scene.objects):
+        return False
+    kinds = sorted(o.type for o in scene.objects)
+    if not kinds:
+        return True
+    cubes = [o for o in scene.objects if o.type == "MESH"]
+    return (
+        not bpy.data.filepath
+        and kinds == ["CAMERA", "LIGHT", "MESH"]
+        and len(cubes[0].data.vertices) == 8
+        and not cubes[0].modifiers
+    )
+
+
+def _adopt(
+    scene: bpy.types.Scene, take: Take, film: footage.Footage, camera: bpy.types.Object, clock: _Clock
+) -> None:
+    """Make the clip's format the scene's."""
+    footage.set_rate(scene, film.fps)
+    footage.set_format(scene, take.camera)
+    footage.keep_colours(scene)
+    if len(clock.frames):
+        within = clock.frames[clock.shown >= 0]
+        scene.frame_start, scene.frame_end = int(within[0]), int(within[-1])
+        scene.frame_set(scene.frame_start)
+    scene.camera = camera
+    for cube in [o for o in scene.objects if o.type == "MESH"]:
+        cube.hide_set(True)  # the startup cube: the camera stands inside of it
+        cube.hide_render = True
+
+
+def _look_through_camera(scene: bpy.types.Scene) -> None:
+    """Open on the body over the footage: camera view, solid mode with the colours of `visibility`."""
+    for screen in bpy.data.screens:
+        for area in screen.areas:
+            for space in area.spaces:
+                if space.type == "VIEW_3D":
+                    space.shading.type = "SOLID"
+                    space.shading.color_type = "VERTEX"
+                    if space.region_3d is not None:
+                        space.region_3d.view_perspective = "CAMERA"
+
+
+def takes(scene: bpy.types.Scene) -> list[BuiltTake]:
+    """All takes in the scene, found by reference; people whose mesh was deleted are left out."""
+    found = []
+    for collection in scene.collection.children_recursive:
+        if TAKE not in collection:
+            continue
+        people = [_found(child) for child in collection.children_recursive if child.get(MESH) is not None]
+        found.append(BuiltTake(collection, collection.get(CAMERA), people))
+    return found
+
+
+def _found(collection: bpy.types.Collection) -> BuiltPerson:
+    return BuiltPerson(
+        int(collection[PERSON]), collection, collection[MESH], collection.get(ARMATURE), collection.get(BODY)
+    )
