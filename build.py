@@ -231,7 +231,7 @@ def evaluate(arguments: list[str]) -> int:
 
 def bench(arguments: list[str]) -> int:
     """[CLIP] [--json FILE]  frames per second, memory, time of the scene and of its playback"""
-    environment("runtime", *(["blender"] if bpy_fits() else []))
+    environment("runtime", "evaluate", *(["blender"] if bpy_fits() else []))
     return call([PYTHON, ROOT / "tools" / "bench.py", *arguments])
 
 

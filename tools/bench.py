@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python3 build.py bench [CLIP]`: how fast, how much memory, beside the peer's landmark path on the same frames.
+
+Every part is measured in a process of its own, so that its peak memory is its own:
+- convert: clip to Take, whole and by stage (time spent inside the public calls of each room, nested calls taken off)
+- landmarks: BlazePose heavy on the crops that the Take holds, decoding included; then MeshPose's network on the same
+- scene: a Take of 300 frames (the clip's people again and again) built by bpy; then frame after frame evaluated
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "turn.mp4"
+SCENE_FRAMES = 300
+Figures = dict[str, Any]
+
+
+# ---------------------------------------------------------------- clock
+
+
+class Stages:
+    """Time spent inside functions that were wrapped, each without what wrapped functions inside of it took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inner: list[float] = []
+
+    @contextlib.contextmanager
+    def inside(self, stage: str) -> Iterator[None]:
+        """Count the time of a with-block under `stage`."""
+        self._inner.append(0.0)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            nested = self._inner.pop()
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - nested
+            if self._inner:
+                self._inner[-1] += spent
+
+    def wrap(self, owner: Any, name: str, stage: str) -> None:
+        """Replace `owner.name` by itself with a clock around it."""
+        call: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            with self.inside(stage):
+                return call(*arguments, **options)
+
+        setattr(owner, name, timed)
+
+    def wrap_iteration(self, owner: Any, name: str, stage: str) -> None:
+        """The same for a method that returns an iterator: the time of each step."""
+        call: Callable[..., Iterator[Any]] = getattr(owner, name)
+
+        def timed(*arguments: Any, **options: Any) -> Iterator[Any]:
+            items = iter(call(*arguments, **options))
+            while True:
+                with self.inside(stage):
+                    item = next(items, self)
+                if item is self:
+                    return
+                yield item
+
+        setattr(owner, name, timed)
+
+
+def peak_mib() -> float:
+    """Largest memory of this process so far, MiB."""
+    try:
+        import resource
+    except ImportError:  # Windows keeps no such figure in the standard library
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# ---------------------------------------------------------------- the parts, each in its own process
+
+
+def measure_convert(clip: Path, folder: Path) -> Figures:
+    """Clip to Take: frames per second of the whole, seconds by stage."""
+    from meshpose import convert, detect, network, preview, take, track, video
+
+    stages = Stages()
+    stages.wrap_iteration(video.Clip, "__iter__", "decode")
+    stages.wrap(detect.PeopleDetector, "__call__", "detect")
+    stages.wrap(network.Network, "__call__", "network")
+    stages.wrap(track.Tracker, "step", "track (crops, warps, identity)")
+    for name in ("add_frame", "commit", "finish", "set_place", "set_fit"):
+        stages.wrap(take.Take, name, "take")
+    for room, name, stage in _derived_steps(convert, preview):
+        stages.wrap(room, name, stage)
+    start = time.perf_counter()
+    with stages.inside("load and rest"):
+        result = convert.convert(clip, folder, restart=True)
+    seconds = time.perf_counter() - start
+    frames = len(result.frames)
+    return {
+        "frames": frames,
+        "people": len(result.people),
+        "size": [result.clip.width, result.clip.height],
+        "seconds": seconds,
+        "fps": frames / seconds,
+        "ms_per_frame_by_stage": {k: 1000 * v / max(1, frames) for k, v in stages.seconds.items()},
+        "peak_mib": peak_mib(),
+        "take": str(result.path),
+    }
+
+
+def _derived_steps(convert: Any, preview: Any) -> Iterator[tuple[Any, str, str]]:
+    """The steps behind the network, where the job calls them."""
+    for name, stage in (("fit_rig", "rig fit"), ("place", "place"), ("write_preview", "preview")):
+        for room in (convert, preview):
+            if callable(getattr(room, name, None)):
+                yield room, name, stage
+
+
+def measure_landmarks(clip: Path, take_file: Path) -> Figures:
+    """The peer's landmark path, and our network, on the first person's crops in every frame: decode, warp, run."""
+    from meshpose.crop import Crop
+    from meshpose.errors import MeshPoseError
+    from meshpose.estimate import Estimator
+    from meshpose.landmarks import LandmarkEstimator, fetch
+    from meshpose.network import Network
+    from meshpose.take import Take
+    from meshpose.video import Clip
+
+    with Take.open(take_file) as take:
+        if not take.people:
+            return {"left_out": "nobody in the clip"}
+        person = take.person(take.people[0])
+        crops = {int(f): Crop.from_array(c) for f, c in zip(person.frames, person.crops())}
+    paths: dict[str, Callable[[np.ndarray, Crop], Any]] = {}
+    estimator = Estimator(Network())
+    paths["meshpose"] = lambda image, crop: estimator.on_crops(image, [crop])
+    figures: Figures = {}
+    try:
+        peer = LandmarkEstimator(fetch())
+        paths["landmarks"] = peer.from_crop
+    except MeshPoseError as error:
+        figures["left_out"] = str(error)
+    for name, run in paths.items():
+        spent, count = 0.0, 0
+        frames = iter(Clip(clip))
+        while True:
+            start = time.perf_counter()
+            frame = next(frames, None)
+            if frame is None:
+                break
+            if frame.index in crops:
+                run(frame.image, crops[frame.index])
+                spent += time.perf_counter() - start if count else 0.0  # the first one warms up
+                count += 1
+        figures[f"{name}_fps"] = (count - 1) / spent if count > 1 else float("nan")
+    figures["peak_mib"] = peak_mib()
+    return figures
+
+
+def lengthen(source: Path, target: Path, frames: int) -> None:
+    """A Take of `frames` frames out of a shorter one: its frames forwards and backwards until there are enough."""
+    from meshpose.crop import Crop
+    from meshpose.estimate import Estimate
+    from meshpose.take import Take
+
+    with Take.open(source) as old:
+        count = len(old.frames)
+        period = max(1, 2 * count - 2)
+        order = np.array([min(i % period, period - i % period) for i in range(frames)])
+        clip = dataclasses.replace(old.clip, times=np.arange(frames) / old.clip.fps)
+        people = {}
+        for number in old.people:
+            person = old.person(number)
+            columns = (person.crops(), person.lowpoly_pixels(), person.visibility(), person.score())
+            people[number] = (person, {int(f): i for i, f in enumerate(person.frames)}, columns)
+        with Take.create(target, clip, old.settings, old.camera) as new:
+            for index, at in enumerate(order):
+                seen = []
+                for number, (_, rows, (crops, pixels, visibility, score)) in people.items():
+                    if (i := rows.get(int(old.frames[at]))) is not None:
+                        estimate = Estimate(Crop.from_array(crops[i]), pixels[i], visibility[i], float(score[i]))
+                        seen.append((number, estimate))
+                new.add_frame(index, seen)
+            new.finish()
+            for number, (person, rows, _) in people.items():
+                where = np.array([rows.get(int(old.frames[at]), -1) for at in order])
+                frames_of = np.flatnonzero(where >= 0)
+                where = where[frames_of]
+                new.set_place(number, frames_of, person.metres_per_pixel()[where], new.raw_hash(number))
+                if (fit := person.fit()) is not None:
+                    longer = dataclasses.replace(
+                        fit, rotations=fit.rotations[where], translation=fit.translation[where], frames=frames_of
+                    )
+                    new.set_fit(number, longer, new.raw_hash(number))
+
+
+def measure_scene(take_file: Path) -> Figures:
+    """Seconds to build the scene of 300 frames; milliseconds to evaluate a frame of it on playback."""
+    import bpy
+
+    from meshpose_blender.scene import build_scene
+
+    with tempfile.TemporaryDirectory(dir=take_file.parent) as folder:
+        long = Path(folder) / "long.take"
+        lengthen(take_file, long, SCENE_FRAMES)
+        bpy.ops.wm.read_factory_settings(use_empty=True)
+        start = time.perf_counter()
+        built = build_scene(long)
+        build_seconds = time.perf_counter() - start
+    scene = bpy.context.scene
+    objects = [person.mesh for person in built.people]
+    spent = []
+    for frame in range(scene.frame_start, min(scene.frame_end, scene.frame_start + 120)):
+        start = time.perf_counter()
+        scene.frame_set(frame)
+        graph = bpy.context.evaluated_depsgraph_get()
+        counts = [len(o.evaluated_get(graph).data.vertices) for o in objects]
+        spent.append(1000 * (time.perf_counter() - start))
+    return {
+        "blender": bpy.app.version_string,
+        "frames": SCENE_FRAMES,
+        "people": len(objects),
+        "vertices_last_frame": counts if spent else [],
+        "build_seconds": build_seconds,
+        "playback_ms_per_frame": statistics.median(spent),
+        "peak_mib": peak_mib(),
+    }
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def in_own_process(part: str, *arguments: str | Path) -> Figures:
+    """Run one part in a new process; what it measured, or the reason why not."""
+    with tempfile.TemporaryDirectory() as folder:
+        result_file = Path(folder) / "figures.json"
+        command = [sys.executable, __file__, "--part", part, "--result", str(result_file), *map(str, arguments)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result_file.is_file():  # what is written counts, even where Blender crashes on its way out
+            figures: Figures = json.loads(result_file.read_text("utf-8"))
+            return figures
+    last = [line for line in (result.stderr + result.stdout).splitlines() if line.strip()]
+    return {"failed": last[-1] if last else f"exit code {result.returncode}"}
+
+
+def table(figures: Figures) -> str:
+    """The figures for people."""
+    lines = []
+    whole = figures["convert"]
+    if "failed" in whole:
+        return f"convert failed: {whole['failed']}"
+    size = "x".join(map(str, whole["size"]))
+    lines.append(
+        f"{figures['clip']}: {whole['frames']} frames of {size}, {whole['people']} people, {figures['cpus']} CPUs"
+    )
+    lines.append(f"  clip to Take                 {whole['fps']:8.1f} fps   peak {whole['peak_mib']:.0f} MiB")
+    for stage, ms in sorted(whole["ms_per_frame_by_stage"].items(), key=lambda item: -item[1]):
+        lines.append(f"    {stage:32s} {ms:8.2f} ms a frame")
+    beside = figures["landmarks"]
+    for name, words in (("meshpose", "our network, one pass"), ("landmarks", "BlazePose heavy, one pass")):
+        if f"{name}_fps" in beside:
+            lines.append(f"  {words:28s} {beside[f'{name}_fps']:8.1f} fps   (decode, warp, run; one person)")
+    if reason := beside.get("left_out") or beside.get("failed"):
+        lines.append(f"  BlazePose heavy: not measured ({reason})")
+    scene = figures["scene"]
+    if "failed" in scene:
+        lines.append(f"  scene: not measured ({scene['failed']})")
+    else:
+        blender = f"Blender {scene['blender']}, {scene['people']} people"
+        lines.append(f"  scene of {scene['frames']} frames          {scene['build_seconds']:8.2f} s     ({blender})")
+        playback = f"{scene['playback_ms_per_frame']:8.2f} ms a frame   peak {scene['peak_mib']:.0f} MiB"
+        lines.append(f"  playback, evaluated          {playback}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print; exit code 2 where the clip cannot be converted."""
+    parser = argparse.ArgumentParser(prog="build.py bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("clip", nargs="?", type=Path, default=SAMPLE, help="a clip with people (default: the sample)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
+    parser.add_argument("--part", choices=("convert", "landmarks", "scene"), help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--take", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.part:
+        parts: dict[str, Callable[[], Figures]] = {
+            "convert": lambda: measure_convert(options.clip, options.folder),
+            "landmarks": lambda: measure_landmarks(options.clip, options.take),
+            "scene": lambda: measure_scene(options.take),
+        }
+        options.result.write_text(json.dumps(parts[options.part]()), "utf-8")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        figures: Figures = {"clip": str(options.clip), "cpus": os.cpu_count()}
+        figures["convert"] = in_own_process("convert", options.clip, "--folder", folder)
+        if "failed" in figures["convert"]:
+            print(f"error: {figures['convert']['failed']}", file=sys.stderr)
+            return 2
+        take = figures["convert"].pop("take")
+        figures["landmarks"] = in_own_process("landmarks", options.clip, "--take", take)
+        figures["scene"] = in_own_process("scene", options.clip, "--take", take)
+    print(table(figures))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
