@@ -163,7 +163,7 @@ def _fits(wheel: str, python: str) -> bool:
     tag, abi = wheel.removesuffix(".whl").split("-")[-3:-1]
     if abi == "abi3":
         return any(part.startswith("cp3") and int(part[3:]) <= int(python[1:]) for part in tag.split("."))
-    return tag == f"cp{python}" or "py3" in tag.split(".")
+    return (tag == f"cp{python}" and abi in (tag, "none")) or "py3" in tag.split(".")
 
 
 def _zip(out: Path, platform: str, manifest: str, wheels: list[Path]) -> Path:

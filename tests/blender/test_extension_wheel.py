@@ -173,9 +173,12 @@ def test_convert_starts_the_job_and_says_its_error(
 
 def test_a_job_that_is_done_loads_its_take_once(registered: None, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    monkeypatch.setattr(
-        operators.MESHPOSE_OT_load_take, "execute", lambda self, context: loaded.append(self.filepath) or {"FINISHED"}
-    )
+
+    def execute(self: Any, context: Any) -> set[str]:
+        loaded.append(self.filepath)
+        return {"FINISHED"}
+
+    monkeypatch.setattr(operators.MESHPOSE_OT_load_take, "execute", execute)
     monkeypatch.setattr(jobs, "start", lambda *args, **settings: fake({"event": "warning", "message": "cut off"}, DONE))
     bpy.ops.meshpose.convert(clip="/x/a.mp4")
     until(lambda: operators.look() is None)
