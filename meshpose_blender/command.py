@@ -15,9 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-import bpy
-
-from meshpose.errors import MeshPoseError, OutputError
+from meshpose.errors import MeshPoseError
 
 from . import job as jobs
 from .job import Job, State
@@ -49,14 +47,12 @@ def run(words: list[str]) -> int:
     """`run CLIP ...`: the job as a process, then its Take as a .blend beside it."""
     command = [sys.executable, "-m", "meshpose", "run", *words, "--progress", "json"]
     ended = Job(command, jobs.environment()).wait(Reporter())
-    for warning in ended.warnings:
-        print(f"meshpose: {warning}", file=sys.stderr)
     if ended.state is State.FAILED:
         print(f"meshpose: {ended.error}", file=sys.stderr)
     elif ended.state is State.CANCELLED:
         print("meshpose: stopped; the finished frames are kept, the same command goes on", file=sys.stderr)
     elif ended.take is not None:
-        write_blend(ended.take, ended.take.with_suffix(".blend"))
+        save(ended.take, ended.take.with_suffix(".blend"))
     return EXIT_CODES[ended.state]
 
 
@@ -66,25 +62,18 @@ def scene(words: list[str]) -> int:
     parser.add_argument("take", type=Path)
     parser.add_argument("--out", type=Path, help="default: beside the Take")
     options = parser.parse_args(words)
-    write_blend(options.take, options.out or options.take.with_suffix(".blend"))
+    save(options.take, options.out or options.take.with_suffix(".blend"))
     return 0
 
 
-def write_blend(take: Path, blend: Path) -> None:
-    """Build the Take's people in an empty file and save it.
+def save(take: Path, blend: Path) -> None:
+    """Build the Take's people in an empty file, save it and say so."""
+    from .export import write_blend
 
-    Raises MeshPoseError: the Take cannot be used (TakeError), the file cannot be written (OutputError).
-    """
-    from .scene import build_scene
-
-    bpy.ops.wm.read_homefile(use_empty=True)  # keeps the preferences, and so this extension
-    blend.parent.mkdir(parents=True, exist_ok=True)
-    build_scene(take)
-    try:
-        bpy.ops.wm.save_as_mainfile(filepath=str(blend.absolute()), check_existing=False)
-    except RuntimeError as error:
-        raise OutputError(f"{blend}: cannot be written ({error})") from error
-    print(blend)
+    built = write_blend(take, blend)
+    for note in built.notes:
+        print(f"meshpose: {note}", file=sys.stderr)
+    print(f"{blend}: {len(built.people)} {'person' if len(built.people) == 1 else 'people'}", flush=True)
 
 
 class Reporter:
