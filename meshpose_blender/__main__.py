@@ -16,6 +16,7 @@ from pathlib import Path
 import bpy
 
 from meshpose.errors import MeshPoseError
+from meshpose_blender.export import write_blend
 
 
 def main(argv: list[str]) -> int:
