@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`meshpose evaluate`: the product (or its peer) on an annotated set of pictures, from each person's box alone.
+
+    report = evaluate("val.json", ["val.zip"])
+    report.figures["pck@0.2"]                  # per cent
+    report.results                             # one JSON-ready object per annotation
+
+What a person's result holds is an `Answer`; `MeshAnswers` gives those of MeshPose, `PeerAnswers` those of BlazePose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import metrics
+from .body import Body
+from .camera import Camera, bone_lengths, metres_per_pixel, place
+from .coco import Person, Pictures, encode_segmentation, load_set
+from .crop import CROP
+from .errors import InputError, OutputError
+from .estimate import Estimate, Estimator
+from .landmarks import LandmarkEstimator, fetch
+from .metrics import KEYPOINTS, PersonScore
+from .network import Network
+from .raster import rasterize, silhouette, vertex_visibility
+from .upsample import Upsampler
+
+ESTIMATORS = ("meshpose", "landmarks")
+Surface = tuple[np.ndarray, np.ndarray]
+"""Predicted low-poly surface points at asked pixels: faces (p,), -1 for none, and barycentric (p, 3)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an estimator says of one person.
+
+    keypoints: name -> (3,) x, y picture pixels, score; keypoints_3d: name -> (3,) mm, camera frame; both with the names
+    of metrics.KEYPOINTS. silhouette (H, W) bool, whole picture. vertices (N, 3) mm, camera frame, or None.
+    on_mesh, by_iuv: the surface seen at the asked pixels, by the rendered mesh and by the network's own IUV, or None.
+    """
+
+    score: float
+    keypoints: Mapping[str, np.ndarray]
+    keypoints_3d: Mapping[str, np.ndarray]
+    silhouette: np.ndarray
+    vertices: np.ndarray | None = None
+    on_mesh: Surface | None = None
+    by_iuv: Surface | None = None
+
+
+class Answers(Protocol):
+    """An estimator as `evaluate` uses it."""
+
+    def __call__(
+        self, image: np.ndarray, box: tuple[float, float, float, float], camera: Camera, pixels: np.ndarray | None
+    ) -> Answer:
+        """The person in a box (x, y, w, h) of a picture (H, W, 3) uint8 BGR; pixels (p, 2): tell the surface there."""
+
+
+class MeshAnswers:
+    """MeshPose: box -> crop -> network -> metres -> upsampled mesh -> joints, silhouette, surface."""
+
+    def __init__(self, model: str = "accurate", threads: int = 2) -> None:
+        self._estimator = Estimator(Network(model, threads))
+        self._body = Body.load()
+        self._upsampler = Upsampler.load()
+        self._lengths = bone_lengths(self._body)
+
+    def __call__(
+        self, image: np.ndarray, box: tuple[float, float, float, float], camera: Camera, pixels: np.ndarray | None
+    ) -> Answer:
+        height, width = image.shape[:2]
+        estimate = self._estimator.from_box(image, box)
+        pixels_3d, visibility = estimate.vertices[None], estimate.visibility[None]
+        size, _ = metres_per_pixel(pixels_3d, visibility, camera, self._lengths, self._body)
+        lowpoly = place(pixels_3d, size, camera)[0]
+        mesh = self._upsampler.up(lowpoly)
+        mask = silhouette(camera.project(mesh), self._body.triangles, width, height)
+        seen = self._joints(np.repeat(estimate.visibility[:, None], 3, axis=1))
+        flat = self._joints(estimate.vertices)
+        return Answer(
+            estimate.score,
+            {name: np.append(flat[name][:2], np.clip(seen[name][0], 0, 1)) for name in KEYPOINTS},
+            {name: point * 1000 for name, point in self._joints(lowpoly).items()},
+            mask,
+            mesh * 1000,
+            self._on_mesh(estimate, pixels, width, height) if pixels is not None else None,
+            self._by_iuv(image, estimate, pixels) if pixels is not None else None,
+        )
+
+    def _joints(self, lowpoly: np.ndarray) -> dict[str, np.ndarray]:
+        """Low-poly vertices (V, 3) -> name: (3,) for COCO-17, neck and head_top."""
+        named: dict[str, np.ndarray] = {}
+        for which in ("lsp14", "coco17"):
+            named.update(zip(self._body.joint_names[which], self._body.joints(lowpoly, which)))
+        return {name: named[name] for name in KEYPOINTS}
+
+    def _on_mesh(self, estimate: Estimate, pixels: np.ndarray, width: int, height: int) -> Surface:
+        """Which low-poly surface the mesh shows at pixels (p, 2)."""
+        xy, depth = estimate.vertices[:, :2], estimate.vertices[:, 2]
+        raster = rasterize(xy, depth, self._body.lowpoly_faces, width, height)
+        column, row = np.floor(pixels).astype(int).T
+        return raster.face[row, column], raster.barycentric[row, column]
+
+    def _by_iuv(self, image: np.ndarray, estimate: Estimate, pixels: np.ndarray) -> Surface:
+        """Which low-poly surface the network itself sees at pixels (p, 2), in the crop of its last pass."""
+        faces, barycentric, mask = (a[0] for a in self._estimator.network.iuv(estimate.crop.warp(image)[None]))
+        cells = np.floor(estimate.crop.to_crop(np.asarray(pixels, np.float64)) * (len(mask) / CROP)).astype(int)
+        inside = (cells >= 0).all(axis=1) & (cells < len(mask)).all(axis=1)
+        column, row = np.where(inside[:, None], cells, 0).T
+        seen = inside & (mask[row, column] > 0.5)
+        return np.where(seen, faces[row, column], -1), barycentric[row, column]
+
+
+class PeerAnswers:
+    """BlazePose heavy on its own path; it has no mesh."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self._estimator = LandmarkEstimator(fetch(), threads)
+
+    def __call__(
+        self, image: np.ndarray, box: tuple[float, float, float, float], camera: Camera, pixels: np.ndarray | None
+    ) -> Answer:
+        person = self._estimator.from_box(image, box)
+        # Metres relative to the hips -> camera frame, at the depth where the body has its size in the picture.
+        spread = [np.linalg.norm(p[:, :2] - p[:, :2].mean(axis=0)) for p in (person.world, person.points)]
+        depth = (camera.fx + camera.fy) / 2 * spread[0] / max(float(spread[1]), 1e-6)
+        hips = camera.unproject(person.points[[23, 24], :2].mean(axis=0), np.array(depth))
+        metres = {name: (hips + point) * 1000 for name, point in person.keypoints_3d().items()}
+        return Answer(person.score, person.keypoints(), metres, person.silhouette)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One person, done: score against the truth, JSON-ready result, keypoints for COCOeval (17, 3), seconds it took."""
+
+    score: PersonScore
+    result: dict[str, Any]
+    coco17: np.ndarray | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the set knows of one person, beside its keypoints.
+
+    silhouette (H, W) bool or None; vertices (N or V, 3) mm, camera frame, or None; points: the low-poly vertices that
+    are truly seen (p,) and pixels: where (p, 2), both None where the set has no mesh or no camera.
+    """
+
+    silhouette: np.ndarray | None
+    vertices: np.ndarray | None
+    points: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+
+
+class Judge:
+    """Asks an estimator about one person after another and scores the answers."""
+
+    def __init__(self, pictures: Pictures, answers: Answers, with_masks: bool = False) -> None:
+        self._pictures, self._answers, self._with_masks = pictures, answers, with_masks
+        self._geodesics: np.ndarray | None = None
+        self.warnings: list[str] = []
+
+    def outcome(self, person: Person, image: np.ndarray | None) -> Outcome:
+        """The person in a picture (None where it cannot be decoded). Raises InputError where the truth is broken."""
+        if image is None:
+            return self._scored(person, Truth(None, None), None, 0.0, (0, 0))
+        height, width = image.shape[:2]
+        camera = Camera(*person.camera, width, height) if person.camera else Camera.guess(width, height)
+        truth = self._truth(person, height, width)
+        start, answer = time.perf_counter(), None
+        try:
+            answer = self._answers(image, person.box, camera, truth.pixels)
+        except Exception as error:  # noqa: BLE001 - whatever it is: this person has no result, the next one may have
+            self._warn(person, f"{type(error).__name__}: {error}")
+        return self._scored(person, truth, answer, time.perf_counter() - start, (height, width))
+
+    def decoded(self, person: Person) -> np.ndarray | None:
+        """The person's picture, or None and a warning."""
+        try:
+            return self._pictures.image(person.image)
+        except InputError as error:
+            self._warn(person, str(error))
+            return None
+
+    def _warn(self, person: Person, reason: str) -> None:
+        self.warnings.append(f"annotation {person.id}: no result ({' '.join(reason.split())})")
+
+    def _truth(self, person: Person, height: int, width: int) -> Truth:
+        mask = self._pictures.silhouette(person, height, width)
+        vertices = self._pictures.vertices(person)
+        if vertices is None:
+            return Truth(mask, None)
+        body = Body.load()
+        if len(vertices) not in (len(body.template), len(body.lowpoly)):
+            sizes = f"{len(body.template)} or {len(body.lowpoly)}"
+            raise InputError(f"annotation {person.id}: `vertices` has {len(vertices)} rows, it must have {sizes}")
+        if person.camera is None:
+            return Truth(mask, vertices)
+        camera = Camera(*person.camera, width, height)
+        whole = len(vertices) == len(body.template)
+        faces = body.triangles if whole else body.lowpoly_faces
+        xy, depth = camera.project(vertices), vertices[:, 2]
+        # Depth is in mm, not in pixels: 15 mm is what 1 % of a body is.
+        seen = vertex_visibility(xy, depth, faces, width, height, tolerance=15.0)
+        if mask is not None:  # what somebody else hides
+            column, row = np.clip(np.floor(xy), 0, (width - 1, height - 1)).astype(int).T
+            seen &= mask[row, column]
+        points = np.flatnonzero(seen[body.lowpoly] if whole else seen)
+        return Truth(mask, vertices, points, xy[body.lowpoly[points] if whole else points])
+
+    def _scored(
+        self, person: Person, truth: Truth, answer: Answer | None, seconds: float, size: tuple[int, int]
+    ) -> Outcome:
+        found = _finite(answer.keypoints) if answer else {}
+        found_3d = _finite(answer.keypoints_3d) if answer else {}
+        score = PersonScore(answer is not None, answer.score if answer else 0.0)
+        score.errors = metrics.joint_errors(person.keypoints, found)
+        if truth.silhouette is not None:
+            score.iou = metrics.intersection_over_union(truth.silhouette, answer.silhouette) if answer else 0.0
+            score.area = person.area if person.area is not None else float(truth.silhouette.sum())
+        if answer and person.keypoints_3d:
+            score.mpjpe, score.pa_mpjpe = metrics.joint_distances(person.keypoints_3d, found_3d)
+        if truth.vertices is not None:
+            self._score_mesh(score, truth, answer)
+        mask = answer.silhouette if answer else np.zeros(size, bool)
+        result = {
+            "image_id": person.image_id,
+            "id": person.id,
+            "score": round(score.score, 5),
+            "keypoints": {name: [round(float(v), 3) for v in point] for name, point in found.items()},
+            "keypoints_3d": {name: [round(float(v), 2) for v in point] for name, point in found_3d.items()},
+            "segmentation": encode_segmentation(mask) if self._with_masks and mask.size else None,
+        }
+        complete = bool(found) and all(name in found for name in metrics.COCO17)
+        return Outcome(score, result, np.array([found[n] for n in metrics.COCO17]) if complete else None, seconds)
+
+    def _score_mesh(self, score: PersonScore, truth: Truth, answer: Answer | None) -> None:
+        body = Body.load()
+        if answer and answer.vertices is not None and truth.vertices is not None:
+            score.pve = metrics.vertex_distance(truth.vertices, answer.vertices, body)
+        if truth.points is None or not len(truth.points):
+            return
+        if answer is None:
+            score.gps_iuv = score.gps_mesh = 0.0
+            return
+        if self._geodesics is None:
+            self._geodesics = metrics.geodesic_distances(body.template[body.lowpoly], body.lowpoly_faces)
+        for key, surface in (("gps_iuv", answer.by_iuv), ("gps_mesh", answer.on_mesh)):
+            if surface is not None:
+                value = metrics.point_similarity(truth.points, *surface, body.lowpoly_faces, self._geodesics)
+                setattr(score, key, value)
+
+
+def _finite(points: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The points that are numbers; a joint that is not counts as not found."""
+    return {name: point for name, point in points.items() if np.isfinite(point).all()}
+
+
+@dataclass
+class Report:
+    """Figures (metrics.summary and more), results (one object per annotation) and what went wrong on the way."""
+
+    figures: dict[str, Any]
+    results: list[dict[str, Any]]
+    warnings: list[str] = field(default_factory=list)
+
+
+def evaluate(
+    set_file: Path | str,
+    images: Sequence[Path | str],
+    estimator: str | Answers = "meshpose",
+    model: str = "accurate",
+    limit: int | None = None,
+    threads: int = 2,
+    with_masks: bool = False,
+    progress: Callable[[Sequence[Person]], Iterable[Person]] = iter,
+) -> Report:
+    """Runs an estimator on every person of a COCO-format set.
+
+    images: zips and folders of its pictures. estimator: "meshpose", "landmarks" or anything that answers alike.
+    limit: only the first persons. with_masks: the results hold the silhouettes too. progress: wraps the walk over the
+    persons (tqdm does). Raises InputError for bad input, WeightsError for bad weights; a person whose estimate fails
+    is a warning and counts as wrong.
+    """
+    people = load_set(set_file)[:limit]
+    pictures = Pictures(images)
+    pictures.check(people)
+    judge = Judge(pictures, _answers(estimator, model, threads), with_masks)
+    # Picture by picture, so that each is decoded once and one is held; the results keep the set's order.
+    groups: dict[int, list[int]] = {}
+    for index, person in enumerate(people):
+        groups.setdefault(id(person.image), []).append(index)
+    order = [index for group in groups.values() for index in group]
+    outcomes: dict[int, Outcome] = {}
+    held: Person | None = None
+    image: np.ndarray | None = None
+    for person, index in zip(progress([people[i] for i in order]), order):  # the bar first: it is to see its end
+        if held is None or held.image is not person.image:
+            held, image = person, judge.decoded(person)
+        outcomes[index] = judge.outcome(person, image)
+    done = [outcomes[i] for i in range(len(people))]
+    name = estimator if isinstance(estimator, str) else type(estimator).__name__
+    figures = {"estimator": name} | metrics.summary([o.score for o in done]) | _oks_figures(people, done)
+    figures["ms_per_person"] = 1000 * float(np.mean([o.seconds for o in done]))
+    return Report(figures, [o.result for o in done], judge.warnings)
+
+
+def _answers(estimator: str | Answers, model: str, threads: int) -> Answers:
+    if not isinstance(estimator, str):
+        return estimator
+    if estimator not in ESTIMATORS:
+        raise InputError(f"estimator {estimator!r}: it must be one of {', '.join(ESTIMATORS)}")
+    return MeshAnswers(model, threads) if estimator == "meshpose" else PeerAnswers(threads)
+
+
+def _oks_figures(people: Sequence[Person], done: Sequence[Outcome]) -> dict[str, float | None]:
+    """COCO's AP and AR in per cent for sets with COCO's 17 names, else None."""
+    if not any(all(name in p.keypoints for name in metrics.COCO17) for p in people):
+        return {"oks_ap": None, "oks_ar": None}
+    nothing = np.zeros(3)
+    truths = [
+        {
+            "image": id(p.image), "box": p.box, "area": p.box[2] * p.box[3] if p.area is None else p.area,
+            "keypoints": np.array([p.keypoints.get(name, nothing) for name in metrics.COCO17]),
+        }
+        for p in people
+    ]  # fmt: skip
+    found = [
+        {"image": id(p.image), "score": o.score.score, "keypoints": o.coco17}
+        for p, o in zip(people, done)
+        if o.coco17 is not None
+    ]
+    ap, ar = metrics.keypoint_ap(truths, found)
+    return {"oks_ap": 100 * ap, "oks_ar": 100 * ar}
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `meshpose evaluate`."""
+    parser.add_argument("set", metavar="SET.json", type=Path, help="annotated pictures in COCO's format")
+    parser.add_argument(
+        "--images", required=True, nargs="+", type=Path, metavar="ZIP_OR_FOLDER", help="where the set's pictures are"
+    )
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write one JSON object per annotation")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--estimator", choices=ESTIMATORS, default="meshpose", help="landmarks = BlazePose heavy")
+    parser.add_argument("--model", default="accurate", metavar="NAME", help="MeshPose's network (accurate)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N persons")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`meshpose evaluate`: prints the figures and writes the files. Raises MeshPoseError."""
+    from tqdm import tqdm
+
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError(f"--limit {arguments.limit}: it must be at least 1")
+    for file in (arguments.results, arguments.json):
+        if file is not None:
+            _check_writable(file)
+
+    def bar(people: Sequence[Person]) -> Iterable[Person]:
+        shown: Iterable[Person] = tqdm(people, desc=arguments.estimator, unit="person", file=sys.stderr)
+        return shown
+
+    report = evaluate(
+        arguments.set, arguments.images, arguments.estimator, arguments.model, arguments.limit,
+        with_masks=arguments.results is not None, progress=bar,
+    )  # fmt: skip
+    if arguments.results is not None:
+        _write_json(arguments.results, report.results)
+    if arguments.json is not None:
+        _write_json(arguments.json, _rounded(report.figures), indent=1)
+    for line in report.warnings[:5]:
+        print(line, file=sys.stderr)
+    if len(report.warnings) > 5:
+        print(f"... {len(report.warnings)} persons without a result in all", file=sys.stderr)
+    print("\n".join(_lines(_rounded(report.figures))))
+    return 0
+
+
+def _rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _rounded(v) if isinstance(v, Mapping) else round(v, 4) if isinstance(v, float) else v
+        for key, v in figures.items()
+    }
+
+
+def _lines(figures: Mapping[str, Any]) -> list[str]:
+    """The figures for reading: one a line, those that the set does not give left out."""
+    lines = []
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name} {v:.1f}" for name, v in value.items())
+        if value not in (None, ""):
+            lines.append(f"{key:20} {value}")
+    return lines
+
+
+def _check_writable(file: Path) -> None:
+    """OutputError before the work rather than after it."""
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise OutputError(f"{file}: a folder of this name is in the way")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"{file}: its folder does not exist or cannot be written to")
+
+
+def _write_json(file: Path, content: Any, indent: int | None = None) -> None:
+    """Writes beside the target first, so that an interrupted run leaves an earlier file whole."""
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        scratch.write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", "utf-8")
+        scratch.replace(file)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise OutputError(f"{file}: cannot be written ({error.strerror})") from error
