@@ -5,9 +5,9 @@
     for person in detector(image):             # image (h, w, 3) uint8 BGR
         person.score, person.box, person.keypoints
 
-The network is MoveNet MultiPose's (`training/convert_movenet.py`), a CenterNet: a heatmap of person centres, and at each centre
-the box and the keypoints.  It finds persons whose longer box side is 64 to 256 pixels at its input, so that a picture is
-shown to it at several sizes.
+The network is MoveNet MultiPose's (`training/convert_movenet.py`), a CenterNet: a heatmap of person centres, and at
+each centre the box and the keypoints.  It finds persons whose longer box side is 64 to 256 pixels at its input, so that
+a picture is shown to it at several sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEADS = ["center", "box_scale", "box_offset", "kpt_heatmap", "kpt_regress", "kpt
 
 @dataclass(frozen=True)
 class Detection:
-    """A person of a picture: score 0..1, box (4,) x y w h, keypoints (17, 3) x y score in COCO's order; picture pixels."""
+    """A person of a picture: score 0..1, box (4,) x y w h, keypoints (17, 3) x y score in COCO's order; pixels."""
 
     score: float
     box: np.ndarray
@@ -86,19 +86,21 @@ class PeopleDetector:
 def sides_for(people: Iterable[float], image_shape: Sequence[int]) -> list[int]:
     """The sides at which persons of the given longer box sides (picture pixels) are found best, few of them."""
     long_side = max(image_shape[:2])
-    wanted = sorted(min(max(long_side * BEST_PERSON / max(p, 1.0), 128), 1280) for p in people)
-    sides: list[int] = []
-    for side in wanted:  # one side serves persons of 0.7 to 1.4 times the best size
-        if not sides or side > 1.4 * sides[-1] / 1.18:
-            sides.append(int(round(side * 1.18 / CELL)) * CELL)
-    return sides
+    groups: list[list[float]] = []
+    for side in sorted(min(max(long_side * BEST_PERSON / max(p, 1.0), 128), 1280) for p in people):
+        if groups and side <= 1.6 * groups[-1][0]:  # one side serves persons of 0.8 to 1.3 times the best size
+            groups[-1].append(side)
+        else:
+            groups.append([side])
+    return [max(1, round((g[0] * g[-1]) ** 0.5 / CELL)) * CELL for g in groups]
 
 
 def decode(heads: dict[str, np.ndarray]) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """The persons of one picture's heads (C, rows, cols): score, box (4,) x0 y0 x1 y1, keypoints (17, 3) x y score; cells.
+    """The persons of one picture's heads (C, rows, cols), in cells.
 
-    A person is a local maximum (5 x 5) of the centre map.  A keypoint is the cell of its person's box where the keypoint
-    map, weighted by the distance to the place that the centre regresses for it, is highest.
+    Each is a score, a box (4,) x0 y0 x1 y1 and keypoints (17, 3) x y score.  A person is a local maximum (5 x 5) of the
+    centre map.  A keypoint is the cell of its person's box where the keypoint map, weighted by the distance to the
+    place that the centre regresses for it, is highest.
     """
     centre = heads["center"][0]
     rows, cols = centre.shape
