@@ -15,11 +15,11 @@ from pathlib import Path
 
 import bpy
 import numpy as np
-from meshpose.upsample import Upsampler
 
 from meshpose.body import Body
 from meshpose.errors import InputError
 from meshpose.take import Person, Take
+from meshpose.upsample import Upsampler
 
 from . import armature, compat, footage, material, playback
 

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import bpy
 import numpy as np
 import pytest
-from meshpose.body import Body, Shape
+from read_back import evaluated
 
+from meshpose.body import Body, Shape
 from meshpose_blender import armature, compat
 from meshpose_blender.footage import TURN
 
@@ -57,10 +58,7 @@ def test_skinned_body_equals_numpy(built: tuple) -> None:
     posed = SCALE * body.pose(shape, fit.rotations, np.zeros((len(FRAMES), 3))) + fit.translation[:, None]
     wanted = posed @ TURN.T + (0, 0, LIFT)
     for i, frame in enumerate(FRAMES):
-        bpy.context.scene.frame_set(int(frame))
-        mesh = skinned.evaluated_get(bpy.context.evaluated_depsgraph_get()).to_mesh()
-        found = np.empty((len(mesh.vertices), 3), np.float32)
-        mesh.attributes["position"].data.foreach_get("vector", found.ravel())
+        found, _ = evaluated(skinned, int(frame))
         error = np.linalg.norm(found - wanted[i], axis=1)
         print(f"frame {frame}: mean {1e3 * error.mean():.4f} mm, worst {1e3 * error.max():.4f} mm")
         assert error.max() < 1e-3
