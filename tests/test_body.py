@@ -91,9 +91,7 @@ def test_topology(body: Body) -> None:
     assert body.template.shape == (13718, 3) and body.template.dtype == np.float32
     assert body.triangles.shape == (27420, 3) and body.quads.shape == (13710, 4)
     assert body.uv_triangles.shape == (27420, 3) and body.uv_quads.shape == (13710, 4)
-    edges = np.sort(
-        np.concatenate([body.triangles[:, [0, 1]], body.triangles[:, [1, 2]], body.triangles[:, [2, 0]]]), 1
-    )
+    edges = np.sort(np.concatenate([body.triangles[:, pair] for pair in ([0, 1], [1, 2], [2, 0])]), 1)
     _, count = np.unique(edges, axis=0, return_counts=True)
     assert (count == 2).all(), "closed surfaces: every edge has two triangles"
     for triangle in (0, 1):  # the two triangles of a quad are neighbours in the list
@@ -101,8 +99,8 @@ def test_topology(body: Body) -> None:
         assert (body.triangles[triangle::2][:, :, None] == body.quads[:, None]).any(2).all()
     triangles = {tuple(sorted(t)) for t in body.triangles.tolist()}
     assert np.mean([tuple(sorted(t)) in triangles for t in body.mirror[body.triangles].tolist()]) > 0.99
-    volume = np.einsum("ij,ij->", body.template[body.triangles[:, 0]],
-                       np.cross(body.template[body.triangles[:, 1]], body.template[body.triangles[:, 2]])) / 6  # fmt: skip
+    a, b, c = (body.template[body.triangles[:, corner]] for corner in range(3))
+    volume = np.einsum("ij,ij->", a, np.cross(b, c)) / 6
     assert 0.03 < volume < 0.12, "normals point outwards; some 60 litres"
 
 
@@ -118,9 +116,7 @@ def test_mirror(body: Body) -> None:
 def test_lowpoly_is_a_closed_subset(body: Body) -> None:
     assert len(body.lowpoly) == 500 and body.lowpoly_faces.shape == (996, 3)
     assert not body.inner[body.lowpoly].any()
-    edges = np.concatenate(
-        [body.lowpoly_faces[:, [0, 1]], body.lowpoly_faces[:, [1, 2]], body.lowpoly_faces[:, [2, 0]]]
-    )
+    edges = np.concatenate([body.lowpoly_faces[:, pair] for pair in ([0, 1], [1, 2], [2, 0])])
     _, count = np.unique(np.sort(edges, 1), axis=0, return_counts=True)
     assert (count == 2).all()
 

@@ -27,10 +27,14 @@ def covariance(target: Array, sources: Array) -> Array:
     return d.transpose(0, 2, 1) @ d / (3 * target.shape[1])
 
 
-def solve(c: Array, noise: float) -> Array:
-    """Weights (P, k) from C (P, k, k); every row sums to 1. noise in metres per coordinate."""
+def solve(c: Array, noise: float | Array) -> Array:
+    """Weights (P, k) from C (P, k, k); every row sums to 1.
+
+    noise: metres per coordinate, independent, or the covariance (P, k, k) of the candidates' errors in square metres.
+    """
     k = c.shape[-1]
-    w = np.linalg.solve(c + noise**2 * np.eye(k), np.ones((len(c), k, 1)))[..., 0]
+    spread = noise**2 * np.eye(k) if isinstance(noise, float) else noise
+    w = np.linalg.solve(c + spread, np.ones((len(c), k, 1)))[..., 0]
     return w / w.sum(-1, keepdims=True)
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from anny.face_segmentation import get_face_segmentation_mask
 from anny.keypoints import KeypointsRegressor
+
 from meshpose.body import FORMAT, PHENOTYPES, Body
 
 from . import joint_regressors

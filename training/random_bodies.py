@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from meshpose.body import Body, quaternion
 
 Array = npt.NDArray[Any]
