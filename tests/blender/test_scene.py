@@ -53,11 +53,20 @@ def make(folder: Path, name: str = "wälk 'it'", **more: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A Take and the .blend written from it."""
     folder = tmp_path_factory.mktemp("scene")
-    take = make(folder)
-    blend = folder / "scene.blend"
-    return Case(take, blend, write_blend(take, blend))
+    take, blend = make(folder), folder / "scene.blend"
+    assert len(write_blend(take, blend).people) == 2
+    return take, blend
+
+
+@pytest.fixture
+def case(files: tuple[Path, Path]) -> Case:
+    """The saved file, opened."""
+    take, blend = files
+    bpy.ops.wm.open_mainfile(filepath=str(blend))
+    return Case(take, blend, takes(bpy.context.scene)[0])
 
 
 def in_blender(points: np.ndarray, lift: float) -> np.ndarray:
@@ -148,9 +157,7 @@ def test_ground_is_at_the_feet(case: Case) -> None:
 
 
 def test_scene_has_the_clips_format(case: Case) -> None:
-    bpy.ops.wm.open_mainfile(filepath=str(case.blend))
-    scene = bpy.context.scene
-    found = takes(scene)[0]
+    scene, found = bpy.context.scene, case.built
     assert (scene.render.resolution_x, scene.render.resolution_y) == (320, 240)
     assert scene.render.fps / scene.render.fps_base == pytest.approx(FPS)
     assert (scene.frame_start, scene.frame_end) == (1, FRAMES)
@@ -268,9 +275,8 @@ def test_errors_are_one_line(case: Case, tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_fresh_process_finds_the_same(case: Case) -> None:
     """Factory settings, nothing of ours imported: Blender alone reads the file."""
-    bpy.ops.wm.open_mainfile(filepath=str(case.blend))
     reader = str(Path(__file__).with_name("read_back.py"))
-    for person in takes(bpy.context.scene)[0].people:
+    for person in case.built.people:
         command = [sys.executable, reader, str(case.blend), person.mesh.name, *map(str, READ)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
