@@ -150,9 +150,28 @@ def write_scene(take: Path, blend: Path) -> int:
             f"{platform.machine()}, and no `blender` is on the PATH; install Blender (4.2 or later) or Python {wanted}"
         )
     options: list[str | Path] = ["-b", "--factory-startup", "--python-use-system-env", "--python-exit-code", "1"]
-    path = os.pathsep.join([str(ROOT / "core"), str(ROOT)])
+    path = os.pathsep.join([str(ROOT / "core"), str(ROOT), *map(str, opencv_for_blender())])
     script = ROOT / "meshpose_blender" / "__main__.py"
     return call([blender, *options, "-P", script, "--", take, "--out", blend], {"PYTHONPATH": path})
+
+
+def opencv_for_blender() -> list[Path]:
+    """A folder with `.venv`'s OpenCV and nothing else, for a Blender of another Python; empty where there is none.
+
+    OpenCV's wheel is made for every Python 3; the numpy beside it is not, and must not hide Blender's own.
+    """
+    found = [*VENV.glob("lib/python3.*/site-packages/cv2"), *VENV.glob("Lib/site-packages/cv2")]
+    if not found:
+        return []
+    alone = VENV / "opencv_for_blender"
+    alone.mkdir(exist_ok=True)
+    for part in found[0], found[0].with_name("opencv_python_headless.libs"):
+        if part.exists() and not (alone / part.name).exists():
+            try:
+                (alone / part.name).symlink_to(part, target_is_directory=True)
+            except OSError:  # Windows without the right to make links
+                shutil.copytree(part, alone / part.name)
+    return [alone]
 
 
 # ---------------------------------------------------------------- the commands
