@@ -50,6 +50,8 @@ class Database:
             known = self._connection.execute("PRAGMA application_id").fetchone()[0]
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             empty = self._connection.execute("PRAGMA page_count").fetchone()[0] == 0
+            if empty:  # a person in a frame (7 KB) fits one page of this size
+                self._connection.execute("PRAGMA page_size = 8192")
         except sqlite3.OperationalError as error:
             raise OutputError(f"{path}: the file cannot be opened ({error}); choose another --out") from error
         except sqlite3.DatabaseError as error:
@@ -153,7 +155,7 @@ class Database:
             text = f"{self.path}: the Take cannot be read or written ({error}); is the disk full, or the file locked?"
             raise OutputError(text) from error
         except sqlite3.DatabaseError as error:
-            raise TakeError(f"{self.path}: the Take is damaged ({error}); --restart makes it again") from error
+            raise TakeError(f"{self.path}: the Take is damaged ({error}); delete it to make it again") from error
 
 
 def blob(array: np.ndarray, dtype: type) -> bytes:

@@ -72,8 +72,9 @@ def clip_identity(path: str | os.PathLike[str]) -> str:
     if path.is_file():
         _hash_edges(digest, path)
     else:
-        folder = path if path.is_dir() else path.parent
-        pictures = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        from .video import Clip
+
+        pictures = Clip(path).files
         for picture in pictures:
             digest.update(f"{picture.name}\0{picture.stat().st_size}\0".encode("utf-8", "surrogateescape"))
         for picture in pictures[:1] + pictures[-1:]:
@@ -169,6 +170,15 @@ class Person:
             translation=stack([row[2] for row in rows], np.float64, (3,)),
             frames=np.array([row[0] for row in rows], np.int64),
         )
+
+    def height(self) -> float | None:
+        """Metres, sole to crown, of the fitted shape; None where it was not fitted (yet)."""
+        fit = self.fit()
+        if fit is None:
+            return None
+        from .body import Body
+
+        return float(fit.scale * Body.load().shape(fit.phenotype).stature)
 
     def _column(self, table: str, column: str, frames: Frames) -> list[Any]:
         query = f"SELECT frame, {column} FROM {table} WHERE person = ?"
@@ -372,21 +382,22 @@ class Take:
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """Hash of the content: clip, settings, frames, people, raw, place and fit.
+        """Hash of the content: clip, settings, frames, people, raw, place and fit of those who are kept.
 
         Equal for equal content however it came about: it knows nothing of the file's pages, of the commits, of where
         clip and Take lie, or of how long anything took.
         """
         digest = hashlib.sha256()
+        kept = "WHERE person IN (SELECT person FROM person WHERE kept)"
         for query in (
             "SELECT identity, info, camera FROM clip",
             "SELECT name, value FROM settings ORDER BY name",
             "SELECT frame, time FROM frame ORDER BY frame",
             "SELECT person, name, kept FROM person ORDER BY person",
             "SELECT person, frame, crop, vertices, visibility, score FROM raw ORDER BY person, frame",
-            "SELECT person, frame, metres_per_pixel FROM place ORDER BY person, frame",
-            "SELECT person, phenotype, scale FROM fit ORDER BY person",
-            "SELECT person, frame, rotations, translation FROM fit_frame ORDER BY person, frame",
+            f"SELECT person, frame, metres_per_pixel FROM place {kept} ORDER BY person, frame",
+            f"SELECT person, phenotype, scale FROM fit {kept} ORDER BY person",
+            f"SELECT person, frame, rotations, translation FROM fit_frame {kept} ORDER BY person, frame",
             "SELECT message FROM warning ORDER BY message",
         ):
             self._db.hash(digest, query)
@@ -485,7 +496,8 @@ class Take:
         return rows[0][0] if rows else None
 
     def set_place(self, person: int, frames: np.ndarray, metres_per_pixel: np.ndarray, made_from: str) -> None:
-        """Replace a person's depth: frames (n,), metres_per_pixel (n,).  Commits."""
+        """Replace a person's depth: frames (n,), metres_per_pixel (n,); a rig fit of the old one goes.  Commits."""
+        self.drop_fit(person)
         self._db.run("DELETE FROM place WHERE person = ?", (person,))
         for frame, size in zip(frames, metres_per_pixel, strict=True):
             self._db.run("INSERT INTO place VALUES (?, ?, ?)", (person, int(frame), float(size)))

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `meshpose run CLIP`, `meshpose info TAKE`, `meshpose evaluate SET.json`.
+
+Exit code 0; 2 after one line that says what is wrong; 130 when it was stopped (the finished frames are kept, the same
+command goes on).  `run --progress json` writes one JSON object per line to stdout, for programs that watch:
+
+    {"event": "progress", "stage", "frame", "frames", "fps", "seconds_left", "people"}
+    {"event": "warning", "message"}      {"event": "cancelled"}      {"event": "error", "message"}
+    {"event": "done", "take", "preview", "people"}
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .errors import Cancelled, InputError, MeshPoseError
+
+if TYPE_CHECKING:
+    from .convert import Progress
+    from .take import Take
+
+STAGES = {"track": "people and meshes", "place": "places", "rig": "rigs", "preview": "preview"}
+QUIET_SECONDS = 10.0
+"""Without a terminal a line of progress this often."""
+STDIN_GRACE = 0.2
+"""A stdin that ends this early was never held open by anybody."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["evaluate"]:
+            from .evaluate import main as evaluate
+
+            return evaluate(arguments[1:])
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except MeshPoseError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cancelled", file=sys.stderr)
+        return Cancelled.exit_code
+    except SystemExit as end:  # argparse's --help and --version
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:  # the reader of our output is gone (`meshpose info x | head`)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at its end
+        return Cancelled.exit_code
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` says what there is")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="meshpose", description="From a clip of people to animated bodies.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"meshpose {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    run = commands.add_parser("run", help="clip -> Take and preview", allow_abbrev=False)
+    run.set_defaults(command=_run)
+    run.add_argument("clip", help="a video, a picture, a folder or pattern (f_%%04d.png) of pictures")
+    run.add_argument("--out", default=".", metavar="DIR", help="folder for CLIP.take and CLIP_preview.mp4 (here)")
+    run.add_argument("--restart", action="store_true", help="begin anew instead of going on where a Take stopped")
+    run.add_argument("--model", default="accurate", metavar="NAME", help="the network (accurate)")
+    run.add_argument("--person", type=int, metavar="N", help="keep only this person")
+    run.add_argument("--max-people", type=int, metavar="N", help="follow at most so many at a time")
+    run.add_argument("--min-size", type=float, default=32.0, metavar="PX", help="smallest person looked for (32)")
+    run.add_argument("--detect-every", type=int, default=10, metavar="N", help="frames between looks for new people (10)")
+    lens = run.add_mutually_exclusive_group()
+    lens.add_argument("--focal-mm", type=float, metavar="F", help="focal length of the lens, full-frame equivalent")
+    lens.add_argument("--fov", type=float, metavar="DEG", help="field of view along the longer side (55)")
+    run.add_argument("--height", type=float, metavar="M", help="height of the people in metres")
+    run.add_argument("--start", type=int, default=0, metavar="N", help="first frame (0)")
+    run.add_argument("--end", type=int, metavar="N", help="frame to stop before")
+    run.add_argument("--no-preview", dest="preview", action="store_false", help="write no preview video")
+    run.add_argument("--progress", choices=("bar", "json", "none"), default="bar", help="how progress is told (bar)")
+    info = commands.add_parser("info", help="what a Take holds", allow_abbrev=False)
+    info.set_defaults(command=_info)
+    info.add_argument("take", help="a .take file")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    commands.add_parser("evaluate", help="figures on a COCO-format set", add_help=False)
+    return parser
+
+
+# -- run -------------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    reporter: _Reporter = {"bar": _Bar, "json": _Json, "none": _Reporter}[options.progress]()
+    try:
+        with _cancelling(watch_stdin=options.progress == "json") as cancelled:
+            return _convert(options, reporter, cancelled)
+    except MeshPoseError as error:
+        reporter.failed(_one_line(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        reporter.cancelled()
+        return Cancelled.exit_code
+    finally:
+        reporter.close()
+
+
+def _convert(options: argparse.Namespace, reporter: _Reporter, cancelled: threading.Event) -> int:
+    from .convert import Settings, steps, take_path
+    from .preview import preview_path
+    from .take import Take
+
+    names = ("model", "person", "max_people", "min_size", "detect_every", "focal_mm", "fov", "height", "start", "end")
+    settings = Settings(preview=options.preview, **{name: getattr(options, name) for name in names})
+    work = steps(options.clip, options.out, settings, options.restart)
+    try:
+        for progress in work:
+            if progress.warning:
+                reporter.warning(progress.warning)
+            else:
+                reporter.progress(progress)
+            if cancelled.is_set():
+                raise Cancelled
+    except Cancelled:
+        work.close()  # commits
+        reporter.cancelled()
+        return Cancelled.exit_code
+    finally:
+        work.close()
+    path = take_path(options.clip, options.out)
+    with Take.open(path) as take:
+        preview = preview_path(path, take.clip.is_image)
+        reporter.done(take, preview if preview.exists() else None)
+    return 0
+
+
+@contextmanager
+def _cancelling(watch_stdin: bool) -> Iterator[threading.Event]:
+    """An event that SIGINT, SIGTERM or (asked for) the end of stdin sets; a second SIGINT interrupts at once."""
+    event = threading.Event()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if event.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        event.set()
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
+    if watch_stdin:
+        threading.Thread(target=_wait_for_end_of_stdin, args=(event,), daemon=True).start()
+    try:
+        yield event
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+
+
+def _wait_for_end_of_stdin(event: threading.Event) -> None:
+    """Set the event when the program that holds our stdin closes it or ends.
+
+    Only a pipe or a socket is held by somebody: /dev/null and files end at once and mean nothing, and so does a pipe
+    whose other end was closed before we began.
+    """
+    started = time.monotonic()
+    try:
+        mode = os.fstat(0).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            return
+        while os.read(0, 4096):
+            pass
+    except OSError:
+        return
+    if time.monotonic() - started > STDIN_GRACE:
+        event.set()
+
+
+class _Reporter:
+    """Tells nothing but warnings and errors (`--progress none`)."""
+
+    def progress(self, progress: Progress) -> None:
+        """A step is done."""
+
+    def warning(self, message: str) -> None:
+        """Something that does not stop the job."""
+        print(f"warning: {message}", file=sys.stderr)
+
+    def done(self, take: Take, preview: Path | None) -> None:
+        """All is written."""
+
+    def cancelled(self) -> None:
+        """Stopped by the user."""
+        print("cancelled: the finished frames are kept, the same command goes on", file=sys.stderr)
+
+    def failed(self, message: str) -> None:
+        """Cannot be done."""
+        print(f"error: {message}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class _Json(_Reporter):
+    """One JSON object a line."""
+
+    def progress(self, progress: Progress) -> None:
+        left = None if progress.seconds_left is None else round(progress.seconds_left, 2)
+        self._write(
+            "progress", stage=progress.stage, frame=progress.frame, frames=progress.frames,
+            fps=round(progress.fps, 3), seconds_left=left, people=progress.people,
+        )  # fmt: skip
+
+    def warning(self, message: str) -> None:
+        self._write("warning", message=message)
+
+    def done(self, take: Take, preview: Path | None) -> None:
+        shown = str(preview.resolve()) if preview else None
+        self._write("done", take=str(take.path.resolve()), preview=shown, people=len(take.people))
+
+    def cancelled(self) -> None:
+        self._write("cancelled")
+
+    def failed(self, message: str) -> None:
+        self._write("error", message=message)
+
+    def _write(self, event: str, **values: Any) -> None:
+        try:
+            print(json.dumps({"event": event, **values}), flush=True)
+        except BrokenPipeError:  # nobody listens any more: the same as a closed stdin
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at its end
+            raise Cancelled from None
+
+
+class _Bar(_Reporter):
+    """A bar on a terminal; elsewhere a line now and then, and the result."""
+
+    def __init__(self) -> None:
+        self.stage, self.bar, self.last = "", None, time.monotonic()
+
+    def progress(self, progress: Progress) -> None:
+        if not sys.stderr.isatty():
+            if time.monotonic() - self.last > QUIET_SECONDS:
+                self.last = time.monotonic()
+                left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+                stage = STAGES.get(progress.stage, progress.stage)
+                print(f"{stage}: {progress.frame} of {progress.frames}, {progress.fps:.1f} fps{left}", flush=True)
+            return
+        if progress.stage != self.stage:
+            self.close()
+            self._begin(progress)
+        if self.bar is not None:
+            self.bar.total = progress.frames
+            self.bar.update(progress.frame - self.bar.n)
+
+    def _begin(self, progress: Progress) -> None:
+        from tqdm import tqdm
+
+        title = STAGES.get(progress.stage, progress.stage)
+        first = progress.frame - 1 if progress.frame else 0
+        self.stage = progress.stage
+        self.bar = tqdm(desc=title, total=progress.frames, initial=first, unit="frame", dynamic_ncols=True)
+
+    def warning(self, message: str) -> None:
+        self.close()
+        super().warning(message)
+
+    def done(self, take: Take, preview: Path | None) -> None:
+        self.close()
+        people = "1 person" if len(take.people) == 1 else f"{len(take.people) or 'no'} people"
+        print(f"{take.path}: {people} in {len(take.frames)} frames" + (f"; preview {preview}" if preview else ""))
+
+    def cancelled(self) -> None:
+        self.close()
+        super().cancelled()
+
+    def failed(self, message: str) -> None:
+        self.close()
+        super().failed(message)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar, self.stage = None, ""
+
+
+# -- info ------------------------------------------------------------------------------------------------------------
+
+
+def _info(options: argparse.Namespace) -> int:
+    from .take import Take
+
+    with Take.open(options.take) as take:
+        known = describe(take)
+    if options.json:
+        print(json.dumps(known, indent=1))
+        return 0
+    clip = known["clip"]
+    print(f"{known['take']}{'' if known['finished'] else ' (not finished)'}")
+    print(f"clip      {clip['path']}, {clip['width']} x {clip['height']}, {clip['fps']:g} fps, {clip['frames']} frames")
+    print(f"frames    {known['frames']} looked at, {known['seconds']:.2f} s")
+    for person in known["people"]:
+        height = "" if person["height"] is None else f", {person['height']:.2f} m tall"
+        print(f"person {person['id']:<3}{person['frames']} frames, {person['first']} to {person['last']}{height}")
+    if not known["people"]:
+        print("people    nobody")
+    told = {name: value for name, value in known["settings"].items() if value is not None and name != "network"}
+    print("settings  " + ", ".join(f"{name} {value}" for name, value in told.items()))
+    for warning in known["warnings"]:
+        print(f"warning   {warning}")
+    print(f"digest    {known['digest']}")
+    return 0
+
+
+def describe(take: Take) -> dict[str, Any]:
+    """What `info` tells of a Take, as plain values."""
+    clip, times = take.clip, take.times()
+    people = []
+    for number in take.people:
+        person = take.person(number)
+        frames = person.frames.tolist()
+        ends = {"first": frames[0] if frames else None, "last": frames[-1] if frames else None}
+        people.append({"id": number, "name": person.name, "frames": len(frames), **ends, "height": person.height()})
+    camera = take.camera
+    return {
+        "take": str(take.path.resolve()),
+        "clip": {
+            "path": str(clip.path), "width": clip.width, "height": clip.height, "fps": clip.fps,
+            "frames": len(clip.times), "variable_rate": clip.variable_rate,
+        },
+        "frames": len(times),
+        "seconds": float(times[-1] - times[0]) if len(times) else 0.0,
+        "finished": take.finished,
+        "people": people,
+        "settings": take.settings,
+        "camera": {"fx": camera.fx, "fy": camera.fy, "cx": camera.cx, "cy": camera.cy},
+        "warnings": take.warnings,
+        "digest": take.digest(),
+    }  # fmt: skip

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job: a clip becomes a Take and a preview, as one generator of progress.
+
+    for progress in steps("dancer.mp4", "out", Settings(height=1.72)):
+        print(progress.stage, progress.frame, progress.frames)
+    take = convert("dancer.mp4", out="out")        # the same in one call
+
+Stages: `track` (decode, find and follow people, the network), `place` (metres), `rig` (shape and bones), `preview`.
+The Take is the only state: closing the generator keeps the finished work, and the same call goes on from there.  What
+comes after `track` is made again only where something it was made from has changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import preview, weights
+from .body import Body
+from .camera import Camera, bone_lengths, metres_per_pixel, smoothed
+from .detect import PeopleDetector
+from .errors import InputError, OutputError, TakeError
+from .estimate import Estimator
+from .network import Network
+from .rig import fit_rig
+from .take import Person, Take, clip_identity
+from .track import Tracker, TrackSettings
+from .video import Clip, ClipInfo, probe
+
+PLACE_VERSION, FIT_VERSION, PREVIEW_VERSION = 1, 1, 1
+"""Count up when a stage computes something else: finished Takes are brought up to date without the network."""
+RAW_SETTINGS = ("model", "max_people", "min_size", "detect_every", "start", "end")
+"""Settings that decide what the network says; all others are for what is made from it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to convert.
+
+    model: name of the network.  person: keep this person only (id).  max_people: follow at most so many at a time.
+    min_size: pixels of a person's longer side below which nobody is looked for.  detect_every: frames between looks
+    for new people.  focal_mm (full-frame equivalent) or fov (degrees of the longer side): the lens; neither: EXIF, or a
+    guess.  height: the people's height in metres, for their size and distance.  start, end: first frame, and the one
+    to stop before (0 is the clip's first).  preview: write the preview, too.
+    """
+
+    model: str = "accurate"
+    person: int | None = None
+    max_people: int | None = None
+    min_size: float = 32.0
+    detect_every: int = 10
+    focal_mm: float | None = None
+    fov: float | None = None
+    height: float | None = None
+    start: int = 0
+    end: int | None = None
+    preview: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("person", "max_people", "detect_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
+        if not self.min_size >= 1:
+            raise InputError(f"--min-size {self.min_size:g}: it must be 1 pixel or more")
+        if self.focal_mm is not None and self.fov is not None:
+            raise InputError("give --focal-mm or --fov, not both: each says the other")
+        if self.start < 0 or (self.end is not None and self.end <= self.start):
+            raise InputError(f"--start {self.start} --end {self.end}: give a first frame and a later one to stop before")
+        if self.height is not None and not 0.4 <= self.height <= 2.6:
+            raise InputError(f"--height {self.height:g}: give metres, between 0.4 and 2.6")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the job stands: `frame` of `frames` in a stage, frames per second, seconds left of the stage (None: not
+    known yet), people in the frame just done, and a warning where there is a new one."""
+
+    stage: str
+    frame: int
+    frames: int
+    fps: float = 0.0
+    seconds_left: float | None = None
+    people: int = 0
+    warning: str = ""
+
+
+def take_path(clip: str | os.PathLike[str], out: str | os.PathLike[str] = ".") -> Path:
+    """Where a clip's Take goes: `OUT/<name of the clip without its ending>.take`."""
+    path = Path(os.path.abspath(clip))
+    name = path.name if path.is_dir() else path.stem
+    if not path.exists():  # a pattern such as f_%04d.png: its fixed part
+        name = re.sub(r"%0?\d*d|[*?]+|#+", "", name).rstrip("_-. ") or path.parent.name
+    return Path(out) / f"{name}.take"
+
+
+def convert(
+    clip: str | os.PathLike[str], out: str | os.PathLike[str] = ".", restart: bool = False, **settings: Any
+) -> Take:
+    """Convert a clip and return its Take, open for reading.  settings: those of `Settings`, by name."""
+    for _ in steps(clip, out, Settings(**settings), restart):
+        pass
+    return Take.open(take_path(clip, out))
+
+
+def steps(
+    clip: str | os.PathLike[str],
+    out: str | os.PathLike[str] = ".",
+    settings: Settings | None = None,
+    restart: bool = False,
+) -> Generator[Progress, None, None]:
+    """Convert a clip, step by step; see this module's head.
+
+    Raises MeshPoseError (one line) for a clip, a setting, an output folder or a Take that cannot be used; what was
+    written earlier then stays as it was.
+    """
+    job = _Job(clip, out, settings or Settings(), restart)
+    try:
+        yield from job.run()
+    except GeneratorExit:
+        job.keep_work()
+        raise
+    finally:
+        job.close()
+
+
+# -- what is there already -------------------------------------------------------------------------------------------
+
+
+def _check_output(path: Path) -> None:
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        text = f"{folder}: nothing can be written there ({error.strerror}); choose another folder with --out"
+        raise OutputError(text) from error
+    if path.is_dir():
+        raise OutputError(f"{path}: a folder is in the Take's place; choose another folder with --out")
+
+
+def _is_of_clip(path: Path, info: ClipInfo) -> bool:
+    """Whether the Take at `path` was made from this very clip.  TakeError where it belongs to another clip."""
+    with Take.open(path) as take:
+        other, same = take.clip.path, take.clip_identity == clip_identity(info.path)
+    if not same and other != info.path.resolve():
+        raise TakeError(f"{path}: this is the Take of another clip ({other}); choose another folder with --out")
+    return same
+
+
+def _take_to_continue(path: Path, info: ClipInfo, settings: Settings, same: bool) -> Take:
+    """The Take at `path`, open for writing, where this job goes on.
+
+    TakeError where the clip has changed since, or where the Take was begun with other settings.
+    """
+    if not same:
+        raise TakeError(f"{path}: the clip has changed since this Take was made; --restart makes it anew")
+    with Take.open(path) as reader:
+        old, finished = reader.settings, reader.finished
+    wanted = _settings_to_keep(settings)
+    if finished:
+        wanted["network"] = old.get("network")  # a newer network does not make a finished Take wrong
+    differ = [name for name in (*RAW_SETTINGS, "network") if old.get(name) != wanted[name]]
+    if differ:
+        changes = ", ".join(f"{name} {old.get(name)} -> {wanted[name]}" for name in differ)
+        raise TakeError(f"{path}: this Take was begun with other settings ({changes}); --restart makes it anew")
+    take = Take.resume(path)
+    take.set_clip(dataclasses.replace(take.clip, path=info.path))
+    take.set_settings(wanted)
+    return take
+
+
+def _settings_to_keep(settings: Settings) -> dict[str, Any]:
+    """What the Take remembers: all that decides its content, and which network it was."""
+    kept = dataclasses.asdict(settings)
+    del kept["preview"]
+    kept["network"] = {name: _weights_hash(name) for name in (f"{settings.model}.onnx", "people.onnx")}
+    return kept
+
+
+def _weights_hash(name: str) -> str:
+    return weights.digest(weights.path(name))[:16]
+
+
+def _camera(info: ClipInfo, settings: Settings) -> Camera:
+    """The lens as it is told, by EXIF, or guessed."""
+    if settings.fov is not None:
+        return Camera.from_fov(info.width, info.height, settings.fov)
+    if settings.focal_mm is not None:
+        return Camera.from_focal_mm(info.width, info.height, settings.focal_mm)
+    if info.exif_focal_35mm:
+        return Camera.from_exif_35mm(info.width, info.height, info.exif_focal_35mm)
+    return Camera.guess(info.width, info.height)
+
+
+# -- the job -----------------------------------------------------------------------------------------------------------
+
+
+class _Job:
+    """One run from a clip to its Take and preview."""
+
+    def __init__(
+        self, clip: str | os.PathLike[str], out: str | os.PathLike[str], settings: Settings, restart: bool
+    ) -> None:
+        self.settings, self.restart = settings, restart
+        self.info = probe(Path(clip))
+        self.camera = _camera(self.info, settings)
+        self.path = take_path(clip, out)
+        _check_output(self.path)
+        self.take: Take | None = None
+        self.new = not Take.begun(self.path)
+        if not self.new:
+            same = _is_of_clip(self.path, self.info)
+            if not restart:
+                self.take = _take_to_continue(self.path, self.info, settings, same)
+
+    def run(self) -> Iterator[Progress]:
+        """All stages that are not done yet."""
+        if self.take is None or not self.take.finished:
+            yield from self._track()
+        if self.take is not None:
+            yield from _derive(self.take, self.info, self.settings, self.camera)
+
+    def keep_work(self) -> None:
+        """Commit what is done, to the frame."""
+        if self.take is not None:
+            self.take.commit()
+
+    def close(self) -> None:
+        """Let go of the Take; one in which no frame was finished is taken away again."""
+        if self.take is not None:
+            nothing = self.new and not len(self.take.frames)
+            self.take.close()
+            if nothing:
+                self.path.unlink(missing_ok=True)
+
+    def _track(self) -> Iterator[Progress]:
+        """Frames to `raw`, from the first frame or from where the Take stopped."""
+        done = self.take.frames if self.take is not None else np.zeros(0, np.int64)
+        clip = Clip(self.info.path, start=int(done[-1]) + 1 if len(done) else self.settings.start)
+        frames = iter(clip)
+        frame = next(frames, None)
+        if frame is None and not len(done):
+            if self.settings.start:
+                raise InputError(f"--start {self.settings.start}: {self.info.path} has fewer frames")
+            raise InputError(f"{self.info.path}: no frame of it can be decoded; the file is damaged")
+        tracker = self._tracker(self.take.tracker_state if self.take is not None else None)
+        if self.take is None:
+            kept = _settings_to_keep(self.settings)
+            self.take = Take.create(self.path, self.info, kept, self.camera, replace=self.restart)
+        end = self.settings.end if self.settings.end is not None else self.info.frames
+        pace = _Pace("track", min(end, self.info.frames) - self.settings.start, len(done))
+        while frame is not None and (self.settings.end is None or frame.index < self.settings.end):
+            people = tracker.step(frame.index, frame.image)
+            self.take.add_frame(frame.index, people, tracker.state, seconds=frame.time)
+            yield pace.step(people=len(people))
+            frame = next(frames, None)
+        found = [int(number) for number in tracker.finished()]
+        warnings = list(clip.warnings)
+        if not found:
+            warnings.append(f"nobody was found in {self.info.path.name}: the Take is empty")
+        for warning in warnings:
+            self.take.add_warning(warning)
+            yield dataclasses.replace(pace.step(0), warning=warning)
+        if self.settings.start == 0 and self.settings.end is None:
+            # The decoded frames are the truth about number and times.
+            self.take.set_clip(dataclasses.replace(self.info, times=self.take.times()))
+        self.take.set_job_value("found", json.dumps(found))
+        self.take.finish(found)
+
+    def _tracker(self, state: bytes | None) -> Tracker:
+        track = TrackSettings(
+            max_people=self.settings.max_people,
+            min_size=self.settings.min_size,
+            detect_every=self.settings.detect_every,
+        )
+        detector, estimator = PeopleDetector(), Estimator(Network(self.settings.model))
+        if state is None:
+            return Tracker(track, detector, estimator)
+        return Tracker.restore(state, track, detector, estimator)
+
+
+# -- the later stages: everything that is made from raw ----------------------------------------------------------------
+
+
+def _derive(take: Take, info: ClipInfo, settings: Settings, camera: Camera) -> Iterator[Progress]:
+    """Choose the people, place them, fit their rigs, draw the preview: only what is not there as it should be."""
+    _choose(take, settings.person)
+    take.set_camera(camera)
+    take.commit()
+    body = Body.load()
+    people = [take.person(number) for number in take.people]
+    counts = {person.id: len(person.frames) for person in people}
+    pace = _Pace("place", sum(counts.values()))
+    for person in people:
+        yield from _place(take, person, camera, settings.height, body, pace)
+    pace = _Pace("rig", sum(counts.values()))
+    for person in people:
+        _fit(take, person, settings.height, body)
+        yield pace.step(counts[person.id], people=1)
+    if settings.preview:
+        yield from _preview(take, info)
+
+
+def _choose(take: Take, person: int | None) -> None:
+    """Keep everybody whom the tracker kept, or one of them."""
+    found: list[int] = json.loads(take.job_value("found") or "[]")
+    if person is not None and person not in found and found:
+        known = ", ".join(map(str, found))
+        raise InputError(f"--person {person}: nobody in {take.clip.path.name} has this number; found were {known}")
+    take.keep([number for number in found if person in (None, number)])
+
+
+def _place(
+    take: Take, person: Person, camera: Camera, height: float | None, body: Body, pace: _Pace
+) -> Iterator[Progress]:
+    made_from = _made_from("place", PLACE_VERSION, take.raw_hash(person.id), dataclasses.astuple(camera), height)
+    if take.made_from("place", person.id) == made_from:
+        return
+    lengths = bone_lengths(body, height)
+    sizes, sure = [], []
+    for frames in person.windows():
+        lowpoly, visibility = person.lowpoly_pixels(frames), person.visibility(frames)
+        size, weight = metres_per_pixel(lowpoly, visibility, camera, lengths, body)
+        sizes.append(size)
+        sure.append(weight)
+        yield pace.step(len(frames), people=1)
+    smooth = smoothed(np.concatenate(sizes), np.concatenate(sure), person.times())
+    take.set_place(person.id, person.frames, smooth, made_from)
+
+
+def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:
+    made_from = _made_from("fit", FIT_VERSION, take.made_from("place", person.id), height, _weights_hash("body.npz"))
+    if take.made_from("fit", person.id) == made_from:
+        return
+    fit = fit_rig(person.vertices(), person.visibility(), person.frames, body, height=height)
+    take.set_fit(person.id, fit, made_from)
+
+
+def _preview(take: Take, info: ClipInfo) -> Iterator[Progress]:
+    path = preview.preview_path(take.path, info.is_image)
+    places = [take.made_from("place", number) for number in take.people]
+    made_from = _made_from("preview", PREVIEW_VERSION, take.clip_identity, take.people, places)
+    if take.made_from("preview") == made_from and path.exists():
+        return
+    pace = _Pace("preview", len(take.frames))
+    for _ in preview.write(take, path):
+        yield pace.step(people=len(take.people))
+    take.set_made("preview", 0, made_from)
+
+
+def _made_from(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class _Pace:
+    """Counts a stage's frames and says how fast they come (over the last few seconds) and how long it takes yet."""
+
+    def __init__(self, stage: str, frames: int, done: int = 0) -> None:
+        """done: frames that an earlier run finished."""
+        self.stage, self.frames, self.done = stage, max(frames, 1), done
+        self.marks = [(time.monotonic(), done)]
+
+    def step(self, count: int = 1, people: int = 0) -> Progress:
+        """`count` more frames are done."""
+        self.done += count
+        now = time.monotonic()
+        self.marks.append((now, self.done))
+        while len(self.marks) > 2 and now - self.marks[1][0] > 5:
+            self.marks.pop(0)
+        seconds, frames = now - self.marks[0][0], self.done - self.marks[0][1]
+        fps = frames / seconds if seconds > 0 else 0.0
+        total = max(self.frames, self.done)
+        return Progress(self.stage, self.done, total, fps, (total - self.done) / fps if fps else None, people)
