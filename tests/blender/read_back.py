@@ -4,7 +4,8 @@
     python tests/blender/read_back.py FILE.blend OBJECT FRAME...                                   # the bpy wheel
     blender -b --factory-startup -P tests/blender/read_back.py -- FILE.blend OBJECT FRAME...       # a real Blender
 
-Prints one line of JSON (it begins with a brace): per frame the number of vertices and every 500th vertex' position and colour.
+Prints one line of JSON (it begins with a brace): per frame the number of vertices, and position and colour of every
+500th vertex.
 """
 
 from __future__ import annotations
