@@ -11,7 +11,13 @@ import bpy
 from . import operators
 from .job import Job
 
-STAGES = {"start": "Starting"}
+STAGES = {
+    "start": "Starting",
+    "track": "Finding and following people",
+    "place": "Placing in space",
+    "rig": "Fitting the rig",
+    "preview": "Writing the preview",
+}
 """What the panel calls a stage of the job; a stage that is not here is shown by its own name."""
 CHARACTER = 7.0
 """Mean width of a character in pixels at the interface's normal scale; wraps sentences to the panel."""
