@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -349,8 +349,19 @@ def _oks_figures(people: Sequence[Person], done: Sequence[Outcome]) -> dict[str,
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `meshpose evaluate`."""
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` says what there is")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="meshpose evaluate",
+        description="Figures of MeshPose, or its peer, on annotated pictures; each person's box is all it is given.",
+        allow_abbrev=False,
+    )
     parser.add_argument("set", metavar="SET.json", type=Path, help="annotated pictures in COCO's format")
     parser.add_argument(
         "--images", required=True, nargs="+", type=Path, metavar="ZIP_OR_FOLDER", help="where the set's pictures are"
@@ -360,12 +371,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--estimator", choices=ESTIMATORS, default="meshpose", help="landmarks = BlazePose heavy")
     parser.add_argument("--model", default="accurate", metavar="NAME", help="MeshPose's network (accurate)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N persons")
+    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """`meshpose evaluate`: prints the figures and writes the files. Raises MeshPoseError."""
+def main(argv: Sequence[str]) -> int:
+    """`meshpose evaluate ...`: prints the figures and writes the files. Raises MeshPoseError."""
     from tqdm import tqdm
 
+    arguments = _parser().parse_args(argv)
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError(f"--limit {arguments.limit}: it must be at least 1")
     for file in (arguments.results, arguments.json):
