@@ -20,8 +20,8 @@ BLENDER = ROOT / "meshpose_blender"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"weights"}),
-    frozenset({"crop", "body", "upsample", "raster", "container", "database"}),
-    frozenset({"video", "detect", "network", "camera", "rig", "motion", "estimate", "track", "metrics"}),
+    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching"}),
+    frozenset({"video", "detect", "network", "camera", "rig", "motion", "estimate", "track", "metrics", "coco"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
     frozenset({"convert", "preview", "evaluate", "landmarks"}),
     frozenset({"batch", "cli"}),
@@ -41,8 +41,10 @@ CORE_LIBRARIES = {"numpy", "cv2", "onnxruntime"}
 #: Soft dependencies and the one module that each belongs to.
 SOFT_LIBRARIES = {
     "cli": {"tqdm"},
-    "evaluate": {"tqdm", "pycocotools"},
+    "evaluate": {"tqdm"},
+    "coco": {"pycocotools"},
     "metrics": {"pycocotools"},
+    "coco": {"pycocotools"},
     "landmarks": {"ai_edge_litert"},
     "batch": {"tqdm", "ray"},
 }
