@@ -174,6 +174,13 @@ def opencv_for_blender() -> list[Path]:
     return [alone]
 
 
+def take_of(clip: Path, out: Path) -> Path:
+    """Where `meshpose run` has put the Take; the core names it (a clip may be a folder or a pattern)."""
+    code = "import sys; from meshpose.convert import take_path; sys.stdout.write(str(take_path(*sys.argv[1:])))"
+    asked = subprocess.run([PYTHON, "-X", "utf8", "-c", code, clip, out], capture_output=True, check=True)
+    return Path(asked.stdout.decode("utf-8"))
+
+
 # ---------------------------------------------------------------- the commands
 
 
@@ -210,8 +217,8 @@ def run(arguments: list[str]) -> int:
     code = module("meshpose", "run", clip, "--out", out, *options)
     if code:
         return code
-    take = out / f"{clip.stem}.take"
-    return write_scene(take, take.with_suffix(".blend"))
+    take = take_of(clip, out)
+    return write_scene(take, take.with_name(f"{take.stem}.blend"))
 
 
 def test(arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from meshpose.camera import Camera
 from meshpose.crop import Crop
 from meshpose.errors import WeightsError

@@ -200,7 +200,7 @@ def test_licence_files_are_there() -> None:
 
 def test_no_strange_paths() -> None:
     """Nothing that users read or run names a folder of the machines it was made on."""
-    machine = re.compile("(?<![A-Za-z0-9_.])/" + r"(work|tmp|root)/")
+    machine = re.compile("(?<![A-Za-z0-9_.])/" + r"(work|tmp|root)/(?!\.X11-unix)")
     neighbour = re.compile(r"(\.\./|/)" + "shared" + r"\b")
     for file in tracked():
         if file.suffix not in {".py", ".md", ".toml", ".txt", ".sh", ".json", ".cfg"} and file.name != "run":

@@ -18,8 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from meshpose.cli import main
 
+from meshpose.cli import main
 from meshpose.take import Take
 
 ROOT = Path(__file__).resolve().parents[1]

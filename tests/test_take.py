@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from takes import FPS, clip_info, estimates, make_take
+
 from meshpose.errors import TakeError
 from meshpose.take import COMMIT_SECONDS, Take, clip_identity
-from takes import FPS, clip_info, estimates, make_take
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from meshpose import video
 from meshpose.errors import InputError, OutputError
 
