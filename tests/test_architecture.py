@@ -44,7 +44,6 @@ SOFT_LIBRARIES = {
     "evaluate": {"tqdm"},
     "coco": {"pycocotools"},
     "metrics": {"pycocotools"},
-    "coco": {"pycocotools"},
     "landmarks": {"ai_edge_litert"},
     "batch": {"tqdm", "ray"},
 }
