@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from meshpose import detect, video
+from meshpose.matching import box_overlap
 
 SHARED = Path(os.environ.get("MESHPOSE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -68,9 +69,7 @@ def test_a_person_seen_at_two_sizes_is_one() -> None:
     beside = detect.Detection(0.4, np.array([62.0, 20, 40, 120]), keypoints[::-1] + (12, 0, 0))
     kept = detect.without_repeats([again, beside, legs, one])
     assert [p.score for p in kept] == [0.6, 0.4]
-    assert (
-        detect.overlap(one.box, one.box) == pytest.approx(1) and detect.overlap(one.box, one.box + (200, 0, 0, 0)) == 0
-    )
+    assert box_overlap(one.box, one.box) == pytest.approx(1) and box_overlap(one.box, one.box + (200, 0, 0, 0)) == 0
 
 
 def test_sides_suit_the_people() -> None:
@@ -101,5 +100,5 @@ def test_dancer_is_found_near_and_far(shrink: int) -> None:
     far[y : y + h, x : x + w] = frame[: h * shrink, : w * shrink].reshape(h, shrink, w, shrink, 3).mean((1, 3))
     found = detect.PeopleDetector(threads=1)(far)
     expected = np.array([173, 155, 126, 338]) / shrink + (x, y, 0, 0)
-    assert found and detect.overlap(found[0].box, expected) > 0.7
+    assert found and box_overlap(found[0].box, expected) > 0.7
     assert all(p.score < 0.3 for p in found[1:])

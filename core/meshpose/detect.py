@@ -21,6 +21,7 @@ import onnxruntime
 
 from . import weights
 from .errors import WeightsError
+from .matching import box_overlap
 
 ALL_SIDES = (224, 384, 640)
 """Long sides of the network's input that together cover persons of a tenth of the picture to all of it."""
@@ -132,12 +133,6 @@ def decode(heads: dict[str, np.ndarray]) -> Iterator[tuple[float, np.ndarray, np
         yield score, box[[1, 0, 3, 2]].astype(np.float64), points
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes (x, y, w, h)."""
-    inner = np.prod(np.clip(np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
-    return float(inner / max(a[2] * a[3] + b[2] * b[3] - inner, 1e-9))
-
-
 def without_repeats(people: Iterable[Detection]) -> list[Detection]:
     """The surest detection of each person, the surest person first."""
     kept: list[Detection] = []
@@ -153,4 +148,4 @@ def same_person(a: Detection, b: Detection) -> bool:
     sure = (a.keypoints[:, 2] > SURE_KEYPOINT) & (b.keypoints[:, 2] > SURE_KEYPOINT)
     near = np.linalg.norm(a.keypoints[:, :2] - b.keypoints[:, :2], axis=1) < 0.15 * size
     fewer = min((a.keypoints[:, 2] > SURE_KEYPOINT).sum(), (b.keypoints[:, 2] > SURE_KEYPOINT).sum())
-    return bool((near & sure).sum() > 0.5 * max(fewer, 4)) or overlap(a.box, b.box) > 0.8
+    return bool((near & sure).sum() > 0.5 * max(fewer, 4)) or box_overlap(a.box, b.box) > 0.8
