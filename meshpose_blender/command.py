@@ -27,16 +27,16 @@ REPORT_SECONDS = 2.0
 def main(argv: list[str]) -> int:
     """Entry point that Blender calls with the words behind `-c meshpose`; returns the exit code."""
     try:
-        if argv[:1] == ["run"]:
-            return run(argv[1:])
         if argv[:1] == ["scene"]:
             return scene(argv[1:])
-        if argv[:1] == ["info"]:
+        if argv[:1] == ["run"] and not {"-h", "--help"} & set(argv):
+            return run(argv[1:])
+        if argv[:1] in (["run"], ["info"]):
             from meshpose.cli import main as core_main
 
             return core_main(argv)
     except MeshPoseError as error:
-        print(f"meshpose: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     usage = (__doc__ or "").split("\n\n")[1]
     print(f"usage:\n{usage}", file=sys.stdout if argv in ([], ["--help"], ["-h"]) else sys.stderr)
@@ -48,9 +48,9 @@ def run(words: list[str]) -> int:
     command = [sys.executable, "-m", "meshpose", "run", *words, "--progress", "json"]
     ended = Job(command, jobs.environment()).wait(Reporter())
     if ended.state is State.FAILED:
-        print(f"meshpose: {ended.error}", file=sys.stderr)
+        print(f"error: {ended.error}", file=sys.stderr)
     elif ended.state is State.CANCELLED:
-        print("meshpose: stopped; the finished frames are kept, the same command goes on", file=sys.stderr)
+        print("cancelled: the finished frames are kept, the same command goes on", file=sys.stderr)
     elif ended.take is not None:
         save(ended.take, ended.take.with_suffix(".blend"))
     return EXIT_CODES[ended.state]
@@ -72,7 +72,7 @@ def save(take: Path, blend: Path) -> None:
 
     built = write_blend(take, blend)
     for note in built.notes:
-        print(f"meshpose: {note}", file=sys.stderr)
+        print(f"warning: {note}", file=sys.stderr)
     print(f"{blend}: {len(built.people)} {'person' if len(built.people) == 1 else 'people'}", flush=True)
 
 

@@ -29,7 +29,7 @@ from typing import IO, Any
 
 # Packages that the process needs and Blender's Python does not find by itself.
 PACKAGES = ("meshpose", "cv2", "onnxruntime", "numpy")
-# Seconds after Cancel when a process that does not end is told (terminate), then made (kill) to end.
+# Seconds after Cancel when a process that does not end is told again (on Windows: ended), then killed.
 TERMINATE_AFTER, KILL_AFTER = 10.0, 20.0
 STDERR_LINES = 50
 
@@ -166,6 +166,8 @@ class Job:
             return
         self._cancelled_at = time.monotonic()
         _close(self._process.stdin)
+        if os.name != "nt":
+            self._process.terminate()  # at once: a process that has just begun does not listen to its stdin yet
 
     def close(self) -> None:
         """End the process now (Blender takes the extension away). The Take keeps what was committed."""
@@ -223,7 +225,10 @@ class Job:
             self.state = State.CANCELLED
         else:
             last = next((line.strip() for line in reversed(self._stderr) if line.strip()), "it left no message")
-            self._fail(f"The conversion ended unexpectedly (exit code {code}): {last}")
+            if code == 2 and last.startswith("error: "):  # said before it knew that we listen: a wrong option
+                self._fail(last.removeprefix("error: "))
+            else:
+                self._fail(f"The conversion ended unexpectedly (exit code {code}): {last}")
 
     def _insist(self) -> None:
         """A process that does not end after Cancel is told so, then killed; the Take survives both."""

@@ -224,17 +224,29 @@ def test_job_reports_and_ends() -> None:
 
 
 def test_job_cancels_by_closing_stdin_and_keeps_quiet_about_it() -> None:
-    job = fake(PROGRESS, then='sys.stdin.read(); print(\'{"event": "cancelled"}\'); sys.exit(130)')
+    """Without the signal, as on Windows."""
+    then = (
+        "import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); sys.stdin.read(); sys.exit(130)"
+    )
+    job = fake(then=then)
     until(lambda: job.poll())
     job.cancel()
     assert job.cancelling
     assert job.wait(interval=0.01).state is State.CANCELLED and job.error == ""
 
 
+def test_job_cancelled_at_once() -> None:
+    """Before the process has read anything of its stdin."""
+    job = fake(then="time.sleep(60)")
+    job.cancel()
+    began = time.monotonic()
+    assert job.wait(interval=0.01).state is State.CANCELLED and time.monotonic() - began < 5
+
+
 def test_job_that_ignores_cancel_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "TERMINATE_AFTER", 0.1)
     monkeypatch.setattr(jobs, "KILL_AFTER", 0.3)
-    job = fake(PROGRESS, then="import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
+    job = fake(then="import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)")
     until(lambda: job.poll())
     job.cancel()
     began = time.monotonic()
@@ -247,6 +259,7 @@ def test_job_that_ignores_cancel_is_ended(monkeypatch: pytest.MonkeyPatch) -> No
         ("print('Killed by a bug', file=sys.stderr); os._exit(7)", ["exit code 7", "Killed by a bug"]),
         ("os.kill(os.getpid(), 9)", ["exit code -9", "no message"]),
         ("", ["exit code 0"]),  # ended without a result
+        ("print('error: --fov x: no number', file=sys.stderr); sys.exit(2)", ["--fov x: no number"]),
     ],
 )
 def test_job_that_breaks_leaves_one_sentence(then: str, words: list[str]) -> None:

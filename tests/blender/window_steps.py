@@ -4,7 +4,7 @@
     blender --python tests/blender/window_steps.py -- CLIP FRAME
 
 Prints lines of JSON: {"panel": [x, y, width]} (the sidebar's left and upper edge in X11 pixels) when the tab is open,
-{"running": ..., "stage": ..., "frame": ..., "message": ...} while and after converting, and, when the scene is built and
+{"running": ..., "stage": ..., "frame": ..., "message": ...} while and after converting, and, when the scene stands and
 the scene frame FRAME was shown for a while, {"vertices": ...}.
 """
 
