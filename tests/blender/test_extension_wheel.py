@@ -228,7 +228,7 @@ def test_job_cancels_by_closing_stdin_and_keeps_quiet_about_it() -> None:
     then = (
         "import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); sys.stdin.read(); sys.exit(130)"
     )
-    job = fake(then=then)
+    job = fake(then=f"{deaf}; sys.stdin.read(); sys.exit(130)")
     until(lambda: job.poll())
     job.cancel()
     assert job.cancelling
