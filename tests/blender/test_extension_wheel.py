@@ -225,9 +225,7 @@ def test_job_reports_and_ends() -> None:
 
 def test_job_cancels_by_closing_stdin_and_keeps_quiet_about_it() -> None:
     """Without the signal, as on Windows."""
-    then = (
-        "import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); sys.stdin.read(); sys.exit(130)"
-    )
+    deaf = "import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True)"
     job = fake(then=f"{deaf}; sys.stdin.read(); sys.exit(130)")
     until(lambda: job.poll())
     job.cancel()
