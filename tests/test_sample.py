@@ -23,7 +23,7 @@ def truth() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def frames() -> list[np.ndarray]:
     clip = cv2.VideoCapture(str(SAMPLES / "turn.mp4"))
-    out = []
+    out: list[np.ndarray] = []
     while True:
         ok, picture = clip.read()
         if not ok:

@@ -6,8 +6,8 @@
 writes turn.mp4 (360 x 480, 25 fps, under 1 MB) and turn_truth.npz beside it: rotations (F, 104, 4) local-ref deltas
 w x y z (the root's includes the turn into the camera frame), translation (F, 3) m of the root in the camera frame
 (x right, y down, z away), phenotype (6,), stature in m, camera (4,) fx, fy, cx, cy px, size (2,) px, fps. Then
-``Body.load().pose(body.shape(phenotype), rotations, translation)`` are the true vertices, and fx x / z + cx their pixels
-(pixel i's centre at i + 0.5).
+``Body.load().pose(body.shape(phenotype), rotations, translation)`` are the true vertices, and fx x / z + cx their
+pixels (pixel i's centre at i + 0.5).
 
 H.264 needs PyAV (``pip install av``; only for making the clip). Rendering takes about a minute of one core.
 """

@@ -23,7 +23,9 @@ class Samples:
         return Samples(self.pixel[chosen], self.inverse[chosen], self.triangle[chosen], self.barycentric[chosen])
 
 
-def cover(xy: np.ndarray, inverse: np.ndarray, triangles: np.ndarray, size: tuple[int, int], two_sided: bool) -> Samples:
+def cover(
+    xy: np.ndarray, inverse: np.ndarray, triangles: np.ndarray, size: tuple[int, int], two_sided: bool
+) -> Samples:
     """Pixels whose centre lies in a triangle.
 
     xy (n, 2) picture pixels (centre of pixel i at i + 0.5), y down; inverse (n,) 1 / depth; triangles (m, 3), seen
