@@ -9,30 +9,38 @@ from . import compat
 from .playback import VISIBILITY
 
 SKIN = (0.62, 0.40, 0.30, 1.0)
-RIM = 0.65
-"""How much darker the heatmap is where the surface turns away: enough to see the form, in a scene without a light."""
+LIGHT = (-0.45, -0.65, 0.6)
+SHADE = (0.02, 0.95)
+"""Direction of the heatmap's own light, and its brightness on the far and on the near side."""
 
 
 def heatmap(name: str) -> bpy.types.Material:
     """Shows the point attribute `visibility`, green (seen) to red (guessed), in Cycles and in Eevee.
 
-    It glows by itself: the colours mean something and no light of the scene may change them.
+    It glows by itself, shaded by a light of its own: the colours mean something, so no light of the scene may change
+    them, and they show in a scene without one.
     """
     material = bpy.data.materials.new(name)
     tree = compat.nodes_of(material)
     attribute = tree.nodes.new("ShaderNodeAttribute")
     attribute.attribute_name = VISIBILITY
-    facing = tree.nodes.new("ShaderNodeLayerWeight")
+    surface = tree.nodes.new("ShaderNodeNewGeometry")
+    towards = tree.nodes.new("ShaderNodeVectorMath")
+    towards.operation = "DOT_PRODUCT"
+    towards.inputs[1].default_value = LIGHT
     shade = tree.nodes.new("ShaderNodeMapRange")
-    shade.inputs[3].default_value, shade.inputs[4].default_value = 1.0, 1.0 - RIM
+    for socket, value in zip(shade.inputs[1:5], (-1.0, 1.0, *SHADE)):
+        socket.default_value = value
     emission = tree.nodes.new("ShaderNodeEmission")
     output = tree.nodes.new("ShaderNodeOutputMaterial")
+    tree.links.new(next(s for s in surface.outputs if s.identifier == "Normal"), towards.inputs[0])
+    tree.links.new(next(s for s in towards.outputs if s.identifier == "Value"), shade.inputs[0])
     tree.links.new(attribute.outputs[0], emission.inputs[0])
-    tree.links.new(facing.outputs[1], shade.inputs[0])
     tree.links.new(shade.outputs[0], emission.inputs[1])
     tree.links.new(emission.outputs[0], output.inputs[0])
-    for place, node in enumerate((facing, attribute, shade, emission, output)):
-        node.location = (220.0 * place, -200.0 * (node == facing))
+    for place, node in enumerate((surface, towards, shade, emission, output)):
+        node.location = (220.0 * place, -200.0)
+    attribute.location = (440.0, 100.0)
     return material
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from meshpose_blender.__main__ import main
 from meshpose_blender.export import write_blend
 from meshpose_blender.scene import BuiltTake, build_scene, is_untouched, takes
 
-FRAMES, FPS, FIT = 12, 25.0, False
+FRAMES, FPS = 12, 25.0
 READ = (1, 3, 8, 12)
 
 
@@ -39,26 +40,34 @@ class Case:
     built: BuiltTake
 
 
-def make(folder: Path, name: str = "wälk 'it'", **more: object) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Take with two people and a fit beside a clip of moving noise; the name is as users name things."""
     from takes import HEIGHT, WIDTH, make_take
 
     random = np.random.default_rng(0)
-    path = folder / f"{name}.take"
+    path = tmp_path_factory.mktemp("original") / "wälk 'it'.take"
     with write_preview(path.with_suffix(".mp4"), FPS, (WIDTH, HEIGHT)) as writer:
         for _ in range(FRAMES):
             writer.write(random.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
-    make_take(path, frames=FRAMES, people=2, fit=FIT, **more).close()
+    make_take(path, frames=FRAMES, people=2, fit=True).close()
     return path
 
 
+@pytest.fixture
+def walk(original: Path, tmp_path: Path) -> Path:
+    """A copy of the Take and its clip, to do with as one likes."""
+    for file in original, original.with_suffix(".mp4"):
+        shutil.copy(file, tmp_path)
+    return tmp_path / original.name
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def files(original: Path) -> tuple[Path, Path]:
     """A Take and the .blend written from it."""
-    folder = tmp_path_factory.mktemp("scene")
-    take, blend = make(folder), folder / "scene.blend"
-    assert len(write_blend(take, blend).people) == 2
-    return take, blend
+    blend = original.with_name("scene.blend")
+    assert len(write_blend(original, blend).people) == 2
+    return original, blend
 
 
 @pytest.fixture
@@ -135,11 +144,9 @@ def test_camera_with_any_intrinsics() -> None:
         assert np.abs(on_picture(target, in_blender(points, 1.2)) - camera.project(points)).max() < 0.05
 
 
-def test_skinned_body_equals_the_fit(tmp_path: Path) -> None:
-    path = make(tmp_path)
-    bpy.ops.wm.read_factory_settings(use_empty=True)
-    built = build_scene(path)
-    with Take.open(path) as take:
+def test_skinned_body_equals_the_fit(case: Case) -> None:
+    built = case.built
+    with Take.open(case.take) as take:
         for person in built.people:
             fit = take.person(person.id).fit()
             assert fit is not None and person.body is not None
@@ -180,15 +187,15 @@ def fingerprint(scene: bpy.types.Scene, built: BuiltTake) -> list:
     return result
 
 
-def test_a_second_take_leaves_the_first_alone(tmp_path: Path) -> None:
+def test_a_second_take_leaves_the_first_alone(walk: Path) -> None:
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    scene, path = bpy.context.scene, make(tmp_path)
+    scene = bpy.context.scene
     assert is_untouched(scene)
-    first = build_scene(path)
+    first = build_scene(walk)
     before = fingerprint(scene, first)
     assert not is_untouched(scene)
     scene.render.resolution_x = 1000
-    second = build_scene(path)
+    second = build_scene(walk)
     assert fingerprint(scene, first) == before
     assert scene.render.resolution_x == 1000 and scene.camera == first.camera
     assert second.collection != first.collection and second.people[0].mesh != first.people[0].mesh
@@ -196,34 +203,33 @@ def test_a_second_take_leaves_the_first_alone(tmp_path: Path) -> None:
     assert [t.collection for t in takes(scene)] == [first.collection, second.collection]
 
 
-def test_found_by_reference_not_by_name(tmp_path: Path) -> None:
+def test_found_by_reference_not_by_name(walk: Path) -> None:
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    built = build_scene(make(tmp_path))
+    built = build_scene(walk)
     built.collection.name, built.people[0].mesh.name, built.people[0].collection.name = "один", "два", "три"
     found = takes(bpy.context.scene)[0]
     assert found.people[0].mesh == built.people[0].mesh and found.people[0].body == built.people[0].body
 
 
-def test_unsaved_file_keeps_absolute_paths(tmp_path: Path) -> None:
+def test_unsaved_file_keeps_absolute_paths(walk: Path) -> None:
     bpy.ops.wm.read_factory_settings(use_empty=False)
-    scene, path = bpy.context.scene, make(tmp_path, "plain")
+    scene = bpy.context.scene
     assert not bpy.data.filepath and is_untouched(scene)
-    built = build_scene(path)
+    built = build_scene(walk)
     clip = built.camera.data.background_images[0].clip
-    assert Path(clip.filepath) == path.with_suffix(".mp4") and clip.frame_duration == FRAMES
+    assert Path(clip.filepath) == walk.with_suffix(".mp4") and clip.frame_duration == FRAMES
     assert scene.camera == built.camera and scene.frame_end == FRAMES
     cube = next(o for o in scene.objects if o.type == "MESH" and len(o.data.vertices) == 8)
     assert cube.hide_render  # the camera would stand inside of it
 
 
-def test_missing_clip_is_a_note(tmp_path: Path) -> None:
-    path = make(tmp_path, "gone")
-    path.with_suffix(".mp4").rename(tmp_path / "moved.mp4")
+def test_missing_clip_is_a_note(walk: Path, tmp_path: Path) -> None:
+    walk.with_suffix(".mp4").rename(tmp_path / "moved.mp4")
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    built = build_scene(path)
+    built = build_scene(walk)
     assert len(built.people) == 2 and any("not there" in note for note in built.notes)
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    again = build_scene(path, clip=tmp_path / "moved.mp4")
+    again = build_scene(walk, clip=tmp_path / "moved.mp4")
     assert not again.notes and again.camera.data.background_images[0].clip
 
 
@@ -275,14 +281,13 @@ def test_errors_are_one_line(case: Case, tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_fresh_process_finds_the_same(case: Case) -> None:
     """Factory settings, nothing of ours imported: Blender alone reads the file."""
-    reader = str(Path(__file__).with_name("read_back.py"))
-    for person in case.built.people:
-        command = [sys.executable, reader, str(case.blend), person.mesh.name, *map(str, READ)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout.splitlines()[-1])
-        assert found["ours"] == []
-        for one, other in zip(found["frames"], summary(person.mesh, list(READ))):
-            assert one["vertices"] == other["vertices"]
-            assert np.allclose(one["positions"], other["positions"], atol=1e-6)
-            assert np.allclose(one["colours"], other["colours"], atol=1e-5)
+    reader, mesh = Path(__file__).with_name("read_back.py"), case.built.people[1].mesh
+    command = [sys.executable, str(reader), str(case.blend), mesh.name, *map(str, READ)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["ours"] == []
+    for one, other in zip(found["frames"], summary(mesh, list(READ))):
+        assert one["vertices"] == other["vertices"]
+        assert np.allclose(one["positions"], other["positions"], atol=1e-6)
+        assert np.allclose(one["colours"], other["colours"], atol=1e-5)
