@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training samples: photographs with labels and fits, renders with exact truth, and the crops made of them.
+
+    people = photographs(data_folder) + renders(synth_folder)
+    sample = Crops(people, lowpoly, seed=0)[i]     # a dict of tensors, a fresh crop every time
+
+A Person holds a JPEG and what is known of who is on it, in picture pixels; a sample is the same in crop pixels.
+Visibility codes: 0 hidden by the body itself, 1 seen, 2 hidden by something else, 3 outside of the picture.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from meshpose.crop import CROP, Crop
+
+from .fits import LSP, Fits
+
+LSP_MIRROR = np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13])
+SAMPLES = 64  # surface samples (pixel, face, barycentric) per crop
+SETS = {"lspet train": "fits_v0.npz", "lspet more": "fits_more.npz", "ccp train": "fits_v0.npz", "stanford40 train": "fits_v0.npz"}
+HIDDEN, SEEN, OCCLUDED, OUTSIDE = range(4)
+
+
+@dataclass
+class Person:
+    """One person on one picture, picture pixels.
+
+    jpeg bytes; box (4,) x y w h; joints (14, 3) x y v in LSP order (v = 0 unknown); vertices (500, 3) with z in px from
+    the mid-hips, or None; visibility (500,) codes; exact: rendered truth (depth and hidden vertices count fully);
+    mask: path-free foreground as packed bits of a (size, size) square over the picture, or None.
+    """
+
+    jpeg: bytes
+    box: np.ndarray
+    joints: np.ndarray
+    vertices: np.ndarray | None = None
+    visibility: np.ndarray | None = None
+    exact: bool = False
+    source: str = ""
+
+
+def photographs(data: Path, sets: dict[str, str] | None = None, cache: Path | None = None) -> list[Person]:
+    """All persons of the photograph sets under `data`, with the vertices of their accepted fits.
+
+    `cache`, a pickle of our own making, saves the minutes that the fits' visibility costs.
+    """
+    if cache is not None and cache.exists():
+        return pickle.loads(cache.read_bytes())
+    out = read_photographs(data, sets or SETS)
+    if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_bytes(pickle.dumps(out))
+    return out
+
+
+def read_photographs(data: Path, sets: dict[str, str]) -> list[Person]:
+    """The work of `photographs`."""
+    out: list[Person] = []
+    loaded: dict[str, Fits] = {}
+    for name, file in sets.items():
+        fits = loaded.setdefault(file, Fits.load(data, file))
+        folder, split = name.split()
+        code = [str(s) for s in fits.columns["sets"]].index(name)
+        rows = {int(fits.columns["id"][r]): r for r in np.flatnonzero(fits.columns["set"] == code) if fits.columns["accepted"][r]}
+        meta = json.loads((data / folder / f"{split}.json").read_text())
+        images, archives = {i["id"]: i for i in meta["images"]}, {}
+        people, which = [], []
+        for a in meta["annotations"]:
+            image = images[a["image_id"]]
+            archive = archives.setdefault(image["shard"], zipfile.ZipFile(data / folder / image["shard"]))
+            joints = np.array(a.get("keypoints") or [0] * 42, np.float32).reshape(14, 3)
+            person = Person(archive.read(image["file_name"]), np.array(a["bbox"], np.float32), joints, source=name)
+            if a["id"] in rows:
+                which.append((len(people), rows[a["id"]], (image["width"], image["height"])))
+            elif folder != "lspet":
+                continue  # neither labels nor an accepted fit
+            people.append(person)
+        add_fits(people, fits, which)
+        out += people
+    return out
+
+
+def add_fits(people: list[Person], fits: Fits, which: list[tuple[int, int, tuple[int, int]]]) -> None:
+    """Give people[i] the vertices of row r, for (i, r, picture size) in `which`."""
+    for start in range(0, len(which), 256):
+        part = which[start : start + 256]
+        vertices, keypoints = fits.in_picture(np.array([r for _, r, _ in part]))
+        hidden = self_occluded(vertices, fits.body.faces)
+        for (i, _, size), v, k, h in zip(part, vertices, keypoints, hidden, strict=True):
+            inside = np.all((v[:, :2] > 0) & (v[:, :2] < size), axis=1)
+            people[i].vertices = v
+            people[i].visibility = np.where(inside, np.where(h, HIDDEN, SEEN), OUTSIDE).astype(np.uint8)
+            unknown = people[i].joints[:, 2] == 0
+            joints_inside = np.all((k[LSP, :2] > 0) & (k[LSP, :2] < size), axis=1)
+            people[i].joints[unknown] = np.concatenate([k[LSP, :2], 0.3 * joints_inside[:, None]], 1)[unknown]
+
+
+def self_occluded(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(n, V, 3) picture px and depth, (F, 3) -> (n, V) True where a face lies before the vertex (or it looks away)."""
+    out = np.zeros(vertices.shape[:2], bool)
+    touching = (faces[None] == np.arange(vertices.shape[1])[:, None, None]).any(-1)  # (V, F)
+    for i, v in enumerate(torch.from_numpy(np.ascontiguousarray(vertices, np.float32))):
+        a, b, c = (v[faces[:, k]] for k in range(3))
+        area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+        area = torch.where(area.abs() < 1e-3, torch.full_like(area, 1e-3), area)
+        x, y = v[:, None, 0], v[:, None, 1]
+        wb = ((x - a[:, 0]) * (c[:, 1] - a[:, 1]) - (y - a[:, 1]) * (c[:, 0] - a[:, 0])) / area
+        wc = ((b[:, 0] - a[:, 0]) * (y - a[:, 1]) - (b[:, 1] - a[:, 1]) * (x - a[:, 0])) / area
+        z = a[:, 2] + wb * (b[:, 2] - a[:, 2]) + wc * (c[:, 2] - a[:, 2])
+        tall = float((v[:, :2].max(0).values - v[:, :2].min(0).values).max())
+        covers = (wb > 0) & (wc > 0) & (wb + wc < 1) & (z < v[:, None, 2] - 0.012 * tall)
+        out[i] = (covers & ~torch.from_numpy(touching)).any(1).numpy()
+    return out
+
+
+def renders(folder: Path, limit: int | None = None) -> list[Person]:
+    """The rendered persons of `training.render`'s shards (shard_*.npz) in a folder."""
+    out: list[Person] = []
+    for file in sorted(folder.glob("shard_*.npz")):
+        with np.load(file) as z:
+            s = {k: z[k] for k in z.files}
+        for i in range(len(s["vertices"])):
+            jpeg = s["bytes"][s["offsets"][i] : s["offsets"][i + 1]].tobytes()
+            vertices, visibility = s["vertices"][i].astype(np.float32), s["visibility"][i]
+            joints = s["joints"][i].astype(np.float32).copy()
+            joints[:, 2] = 1
+            shown = vertices[visibility != OUTSIDE] if (visibility != OUTSIDE).sum() > 20 else vertices
+            low, high = shown[:, :2].min(0), shown[:, :2].max(0)
+            out.append(Person(jpeg, np.concatenate([low, high - low]), joints, vertices, visibility, True, "render"))
+        if limit and len(out) >= limit:
+            break
+    return out[:limit]
+
+
+def draw_crop(person: Person, rng: np.random.Generator, size: tuple[int, int]) -> Crop:
+    """A crop as tracking (60 %) or a box (40 %) would give it, with their errors."""
+    hips, neck = person.joints[[2, 3]], person.joints[12]
+    known = hips[:, 2].any() and neck[2] > 0
+    centre = hips[hips[:, 2] > 0, :2].mean(0) if known else person.box[:2] + person.box[2:] / 2
+    up = neck[:2] - centre if known else np.array([0.0, -1.0])
+    turn = float(np.arctan2(up[0], -up[1])) if np.linalg.norm(up) > 1 else 0.0
+    if known and rng.random() < 0.6:
+        if person.vertices is not None:
+            inside = np.all((person.vertices[:, :2] > 0) & (person.vertices[:, :2] < size), axis=1)
+            crop = Crop.from_body(person.vertices, inside.astype(float), centre, neck[:2])
+        else:
+            points = person.joints[person.joints[:, 2] > 0, :2]
+            radius = 1.12 * float(np.linalg.norm(points - centre, axis=1).max())
+            crop = Crop(float(centre[0]), float(centre[1]), 2.5 * radius, turn)
+        angle, scale, shift = rng.normal(0, 0.14), rng.normal(0, 0.09), rng.normal(0, 0.025, 2)
+    else:
+        right_angle = np.round(turn / (np.pi / 2)) * np.pi / 2 if rng.random() < 0.85 else rng.integers(4) * np.pi / 2
+        crop = Crop.from_box(tuple(person.box), angle=float(right_angle))
+        angle, scale, shift = rng.normal(0, 0.05), rng.normal(0, 0.08), rng.normal(0, 0.03, 2)
+    side = max(crop.side * float(np.exp(scale)), 16.0)
+    return Crop(crop.cx + shift[0] * side, crop.cy + shift[1] * side, side, crop.angle + float(angle))
+
+
+def disturb_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, gamma, tint, grey, blur, low resolution, noise: what cameras and codecs do."""
+    x = image.astype(np.float32) / 255
+    if rng.random() < 0.8:
+        x = np.clip((x - 0.5) * np.exp(rng.normal(0, 0.2)) + 0.5 + rng.normal(0, 0.08), 0, 1) ** np.exp(rng.normal(0, 0.2))
+        x = x * np.exp(rng.normal(0, 0.07, 3)).astype(np.float32)
+    if rng.random() < 0.07:
+        x = np.repeat(x.mean(-1, keepdims=True), 3, -1)
+    if rng.random() < 0.2:
+        small = int(CROP / rng.uniform(1.5, 4))
+        x = cv2.resize(cv2.resize(x, (small, small), interpolation=cv2.INTER_AREA), (CROP, CROP), interpolation=cv2.INTER_LINEAR)
+    elif rng.random() < 0.25:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.8))
+    if rng.random() < 0.3:
+        x = x + rng.normal(0, rng.uniform(0.01, 0.05), x.shape).astype(np.float32)
+    return np.clip(x, 0, 1).astype(np.float32)
+
+
+def cut_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """Covers one random rectangle of a crop in place; returns it as x0, y0, x1, y1 (or None)."""
+    if rng.random() > 0.2:
+        return None
+    w, h = rng.uniform(25, 110, 2)
+    x, y = rng.uniform(20, 236, 2)
+    box = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, CROP).astype(int)
+    colour = rng.random(3).astype(np.float32) if rng.random() < 0.5 else rng.random((box[3] - box[1], box[2] - box[0], 3)).astype(np.float32)
+    image[box[1] : box[3], box[0] : box[2]] = colour
+    return box
+
+
+class Crops(Dataset):
+    """Fresh crops of people; index -> dict of tensors (crop pixels)."""
+
+    def __init__(self, people: list[Person], faces: np.ndarray, mirror: np.ndarray, seed: int = 0) -> None:
+        self.people, self.faces, self.mirror, self.seed = people, faces.astype(np.int64), mirror.astype(np.int64), seed
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """key = (person, draw): the same key gives the same crop."""
+        index, draw = key
+        rng = np.random.default_rng((self.seed, index, draw))
+        person = self.people[index]
+        image = cv2.imdecode(np.frombuffer(person.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        size = (image.shape[1], image.shape[0])
+        crop = draw_crop(person, rng, size)
+        x = disturb_colours(crop.warp(image), rng)
+        covered = cut_out(x, rng)
+        sample = self._truth(person, crop, covered)
+        if rng.random() < 0.5:
+            x, sample = x[:, ::-1], self._mirrored(sample)
+        sample |= self._surface(sample, rng)
+        sample["crop"] = x[..., ::-1].transpose(2, 0, 1)
+        sample["mask"] = self._mask(sample)
+        return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in sample.items()}
+
+    def _truth(self, person: Person, crop: Crop, covered: np.ndarray | None) -> dict[str, np.ndarray]:
+        joints = np.concatenate([crop.to_crop(person.joints[:, :2]), person.joints[:, 2:]], 1).astype(np.float32)
+        if person.joints[:, 2].max() == 2:  # labelled photographs mark joints with 2
+            joints[:, 2] = np.where(joints[:, 2] == 2, 1.0, joints[:, 2])
+        has = person.vertices is not None and person.visibility is not None
+        vertices = crop.to_crop(person.vertices).astype(np.float32) if has else np.zeros((500, 3), np.float32)
+        code = person.visibility if has else np.full(500, OUTSIDE, np.uint8)
+        inside = np.all((vertices[:, :2] > 1) & (vertices[:, :2] < CROP - 1), axis=1)
+        seen = (code == SEEN) & inside
+        trust = np.choose(code, [0.6, 1.0, 0.5, 0.4 if person.exact else 0.0]).astype(np.float32)
+        if covered is not None:
+            under = np.all((vertices[:, :2] >= covered[:2]) & (vertices[:, :2] < covered[2:]), axis=1)
+            seen &= ~under
+            trust = np.where(under, np.minimum(trust, 0.4), trust)
+        return {
+            "vertices": vertices,
+            "heat_weight": trust * inside * has,
+            "regression_weight": (np.ones(500) if person.exact else (trust > 0) * 1.0).astype(np.float32) * has,
+            "depth_weight": np.full(500, 1.0 if person.exact else 0.25, np.float32) * has,
+            "visible": seen.astype(np.float32),
+            "visible_weight": np.full(500, 1.0 if person.exact else 0.5, np.float32) * has,
+            "joints": joints,
+            "exact": np.float32(person.exact)[None],
+            "has": np.float32(has)[None],
+        }
+
+    def _mirrored(self, s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        out = dict(s)
+        for key in ("vertices", "heat_weight", "regression_weight", "depth_weight", "visible", "visible_weight"):
+            out[key] = s[key][self.mirror].copy()
+        out["vertices"][:, 0] = CROP - out["vertices"][:, 0]
+        out["joints"] = s["joints"][LSP_MIRROR].copy()
+        out["joints"][:, 0] = CROP - out["joints"][:, 0]
+        return out
+
+    def _surface(self, s: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Random points of faces that are wholly seen: our DensePose annotation (pixel, face, barycentric)."""
+        xy, f = s["vertices"][:, :2], self.faces
+        a, b, c = (xy[f[:, k]] for k in range(3))
+        area = np.abs((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]))
+        weight = area * (s["visible"][f].min(1) > 0)
+        out = {
+            "surface_face": np.zeros(SAMPLES, np.int64),
+            "surface_bary": np.full((SAMPLES, 3), 1 / 3, np.float32),
+            "surface_weight": np.zeros(SAMPLES, np.float32),
+        }
+        if weight.sum() > 1:
+            out["surface_face"] = rng.choice(len(f), SAMPLES, p=weight / weight.sum())
+            out["surface_bary"] = rng.dirichlet([1, 1, 1], SAMPLES).astype(np.float32)
+            out["surface_weight"] = np.ones(SAMPLES, np.float32)
+        out["surface_xy"] = np.einsum("pk,pkd->pd", out["surface_bary"], xy[f[out["surface_face"]]]).astype(np.float32)
+        return out
+
+    def _mask(self, s: dict[str, np.ndarray]) -> np.ndarray:
+        """(64, 64) silhouette of the low-poly, uint8; nothing of it is known where there are no vertices (has = 0)."""
+        out = np.zeros((64, 64), np.uint8)
+        if s["has"][0]:
+            points = np.round((s["vertices"][:, :2] / 4 - 0.5) * 16).astype(np.int32)
+            for triangle in points[self.faces]:
+                cv2.fillConvexPoly(out, triangle, 1, lineType=cv2.LINE_8, shift=4)
+        return out
+
+
+class Draws(torch.utils.data.Sampler):
+    """Endless (person, draw) keys: the sources mixed by shares, every person of a source once before any comes twice."""
+
+    def __init__(self, people: list[Person], shares: dict[str, float], seed: int = 0) -> None:
+        self.seed = seed
+        found = sorted({p.source for p in people})
+        self.rows = {s: [i for i, p in enumerate(people) if p.source == s] for s in found}
+        total = sum(shares.get(s, 1.0) for s in found)
+        self.share = {s: shares.get(s, 1.0) / total for s in found}
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng(self.seed)
+        waiting: dict[str, list[int]] = {s: [] for s in self.rows}
+        names, p = list(self.share), list(self.share.values())
+        draw = 0
+        while True:
+            source = names[int(rng.choice(len(names), p=p))]
+            if not waiting[source]:
+                waiting[source] = list(rng.permutation(self.rows[source]))
+            draw += 1
+            yield int(waiting[source].pop()), draw

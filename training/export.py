@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a trained network as the ONNX file that the product runs, and checks it against torch.
+
+    python -m training.export RUN/lifted.pt weights/accurate.onnx
+
+Outputs: vertices (n, V, 3) crop px, visibility (n, V), score (n,); on request face (n, 64, 64), barycentric (n, 3, 64, 64)
+and mask (n, 64, 64), the IUV of equation 2.  Weights are stored as float16 and cast to float32 when the file is loaded
+(biases stay float32: a fine-tuned encoder is sensitive there).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from meshpose.body import Body
+
+from .model import MeshPoseNet
+from .train import load_net
+
+OUTPUTS = ["vertices", "visibility", "score", "face", "barycentric", "mask"]
+
+
+class Exported(nn.Module):
+    """The network with equation 2 behind it."""
+
+    def __init__(self, net: MeshPoseNet, faces: np.ndarray) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("faces", torch.from_numpy(faces.astype(np.int64)))
+
+    def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
+        out = self.net(crop)
+        q = self.net.heat(out["dense"]).softmax(1)  # posterior over the vertices at every pixel
+        corners = [q[:, self.faces[:, k]] for k in range(3)]
+        face = (corners[0] + corners[1] + corners[2]).argmax(1)
+        chosen = torch.stack([c.gather(1, face[:, None])[:, 0] for c in corners], 1)
+        mask = self.net.mask(out["dense"]).sigmoid()[:, 0]
+        return out["vertices"], out["visibility"], out["score"], face, chosen / chosen.sum(1, keepdim=True), mask
+
+
+def store_as_half(model: onnx.ModelProto, least: int = 256) -> onnx.ModelProto:
+    """Float32 weights of two or more axes and at least `least` numbers become float16 with a Cast behind them."""
+    graph, casts = model.graph, []
+    for tensor in list(graph.initializer):
+        value = numpy_helper.to_array(tensor)
+        if value.dtype != np.float32 or value.ndim < 2 or value.size < least:
+            continue
+        half = numpy_helper.from_array(value.astype(np.float16), tensor.name + "/half")
+        graph.initializer.remove(tensor)
+        graph.initializer.append(half)
+        casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
+    for node in reversed(casts):
+        graph.node.insert(0, node)
+    onnx.checker.check_model(model)
+    return model
+
+
+def export(net: MeshPoseNet, file: Path) -> None:
+    """Write the ONNX file."""
+    module = Exported(net.float().eval().to(memory_format=torch.contiguous_format), Body.load().lowpoly_faces)
+    part = file.with_suffix(".part")
+    torch.onnx.export(
+        module,
+        (torch.rand(1, 3, 256, 256),),
+        str(part),
+        input_names=["crop"],
+        output_names=OUTPUTS,
+        opset_version=17,
+        dynamo=False,
+        dynamic_axes={k: {0: "n"} for k in ["crop", *OUTPUTS]},
+    )
+    model = store_as_half(onnx.load(str(part)))
+    part.unlink()
+    onnx.save(model, str(file))
+
+
+def check(net: MeshPoseNet, file: Path, crops: Tensor) -> dict[str, float]:
+    """Largest and mean difference of the file's vertices from torch on crops (n, 3, 256, 256), px."""
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    got = session.run(["vertices"], {"crop": crops.numpy()})[0]
+    with torch.no_grad():
+        want = net.eval()(crops)["vertices"].numpy()
+    distance = np.linalg.norm(got - want, axis=-1)
+    return {"mean px": float(distance.mean()), "max px": float(distance.max()), "MB": file.stat().st_size / 1e6}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("file", type=Path)
+    a = parser.parse_args()
+    net = load_net(a.checkpoint, averaged=False)
+    export(net, a.file)
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 9, 9), size=256, mode="bicubic").clamp(0, 1)
+    print({k: round(v, 4) for k, v in check(net, a.file, smooth).items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network as pure modules: encoder, VertexPose heatmaps, regression branch, fusion (MeshPose, sections 3 and C).
+
+    net = MeshPoseNet(encoder, vertices=500, faces=faces)
+    features = net.features(crops)             # crops (B, 3, 256, 256) RGB 0..1
+    positions, peak = net.locate(features.dense)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from .pretrained import Encoder
+
+CROP, CELLS = 256, 64
+STRIDE = CROP / CELLS
+BINS = 64
+RANGES = ((-1.0, 2.0), (-1.0, 3.0), (-2.0, 2.0))
+"""X, Y, Z ranges of the regression in crop sides (C.2.1); the long Y range is for legs below a close-up."""
+
+DENSE = ("fpn4", "down8", "down16", "down32")
+UPSAMPLED = {"down8": 2, "down16": 4, "down32": 8}
+CHANNELS = {"fpn4": 48, "down8": 96, "down16": 192, "down32": 288, "down128": 288}
+
+
+@dataclass
+class Features:
+    """dense (B, 256, 64, 64), the stride-4 tensor F of C.1; summary (B, S), standardised pooled features."""
+
+    dense: Tensor
+    summary: Tensor
+
+
+class Fuse(nn.Module):
+    """Laterals of all stages, 1x1 to 256 channels each, brought to 64 x 64, summed, ReLU (C.1)."""
+
+    def __init__(self, hidden: int = 256) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleDict({k: nn.Conv2d(CHANNELS[k], hidden, 1) for k in DENSE})
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        total = self.lateral["fpn4"](features["fpn4"])
+        for key, factor in UPSAMPLED.items():
+            total = total + functional.interpolate(self.lateral[key](features[key]), scale_factor=factor, mode="bilinear")
+        return functional.relu(total)
+
+
+class Bins(nn.Module):
+    """One coordinate of C.2.1: a linear map of the features to V, spread over 64 bins, argsoftmax over the bins.
+
+    The paper's two 1D convolutions (1 -> 64 along the bins, C -> V along the channels) are a rank-one map from
+    mean to bins: logits[v, b] = mean[v] * slope[b] + offset[b].  With slope = c / s^2 and offset = -c^2 / (2 s^2) for
+    bin centres c this is a Gaussian around the mean, so that a mean that was solved in closed form is kept exactly
+    (inside of the range), and everything can still be trained.
+    """
+
+    def __init__(self, inputs: int, vertices: int, low: float, high: float) -> None:
+        super().__init__()
+        width = (high - low) / BINS
+        centres = low + (torch.arange(BINS) + 0.5) * width
+        self.mean = nn.Linear(inputs, vertices)
+        self.register_buffer("centres", centres)
+        self.slope = nn.Parameter(centres / width**2)
+        self.offset = nn.Parameter(-(centres**2) / (2 * width**2))
+        nn.init.zeros_(self.mean.weight)
+        nn.init.constant_(self.mean.bias, 0.5 if low < 0 < high and high != -low else 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) -> (B, V) in crop sides."""
+        logits = self.mean(x)[..., None] * self.slope + self.offset
+        return (logits.softmax(-1) * self.centres).sum(-1)
+
+
+class Regression(nn.Module):
+    """X, Y, Z of every vertex, seen or not, and its visibility (C.2.1, equations 8 to 11).
+
+    `reduce` brings the features to a small code (a body has far fewer degrees of freedom than coordinates), `block`
+    corrects it, the bins spread it over the vertices.
+    """
+
+    def __init__(self, inputs: int, vertices: int, code: int = 256, hidden: int = 512) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.reduce = nn.Linear(inputs, code)
+        self.block = nn.Sequential(nn.Linear(code, hidden), nn.ReLU(), nn.Linear(hidden, code))
+        nn.init.zeros_(self.block[2].weight)
+        nn.init.zeros_(self.block[2].bias)
+        self.axes = nn.ModuleList(Bins(code, vertices, low, high) for low, high in RANGES)
+        self.visibility = nn.Linear(code, vertices)
+
+    def code(self, x: Tensor) -> Tensor:
+        """(B, inputs) -> (B, code)."""
+        h = self.reduce((x - self.mean) * self.scale)
+        return h + self.block(h)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, inputs) -> vertices (B, V, 3) in crop px, visibility logits (B, V)."""
+        h = self.code(x)
+        return torch.stack([axis(h) for axis in self.axes], -1) * CROP, self.visibility(h)
+
+
+class MeshPoseNet(nn.Module):
+    """Encoder, VertexPose (heatmaps, mask) and the regression branch.
+
+    The regression reads the encoder's summary and the heatmaps' own answer (positions and peaks), as a lifting network
+    does; `auxiliary`, a linear map of the summary alone, only exists in training: it keeps the deepest stage in step
+    with an encoder that is being fine-tuned.
+    """
+
+    def __init__(self, encoder: Encoder, vertices: int = 500, hidden: int = 256) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.fuse = Fuse(hidden)
+        self.heat = nn.Conv2d(hidden, vertices, 1)
+        self.mask = nn.Conv2d(hidden, 1, 1)
+        self.summary_size = 4 * CHANNELS["down128"]
+        self.auxiliary = nn.Linear(self.summary_size, 4 * vertices)
+        self.regression = Regression(self.summary_size + 3 * vertices, vertices)
+        self.score = nn.Linear(self.summary_size + vertices, 1)
+        for key, count in CHANNELS.items():
+            self.register_buffer(f"mean_{key}", torch.zeros(count))
+            self.register_buffer(f"scale_{key}", torch.ones(count))
+        cells = (torch.arange(CELLS) + 0.5) * STRIDE
+        self.register_buffer("cells", cells)
+
+    @torch.no_grad()
+    def standardise(self, batches: list[Tensor]) -> None:
+        """Set the per-channel mean and scale of the encoder's features from some crops."""
+        found: dict[str, list[Tensor]] = {k: [] for k in CHANNELS}
+        for crops in batches:
+            for key, x in self.encoder(crops).items():
+                found[key].append(x.float().transpose(0, 1).flatten(1))
+        for key, values in found.items():
+            x = torch.cat(values, 1)
+            getattr(self, f"mean_{key}").copy_(x.mean(1))
+            getattr(self, f"scale_{key}").copy_(1 / (x.std(1) + 1e-3))
+
+    def features(self, crops: Tensor) -> Features:
+        """(B, 3, 256, 256) RGB 0..1 -> Features."""
+        return self.fused_features(self.encoder(crops))
+
+    def fused_features(self, raw: dict[str, Tensor]) -> Features:
+        """The encoder's tensors -> Features."""
+        x = {k: (v - getattr(self, f"mean_{k}")[:, None, None]) * getattr(self, f"scale_{k}")[:, None, None] for k, v in raw.items()}
+        return Features(self.fuse(x), x["down128"].flatten(1))
+
+    def heatmaps(self, dense: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(B, 256, 64, 64) -> scores S (B, R, 64, 64) of all vertices or of some rows."""
+        if rows is None:
+            return self.heat(dense)
+        return functional.conv2d(dense, self.heat.weight[rows], self.heat.bias[rows])
+
+    def argsoftmax(self, heat: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 1.  (B, R, 64, 64) -> positions (B, R, 2) crop px, log probability (B, R, 4096)."""
+        log = heat.flatten(2).float().log_softmax(-1)
+        p = log.exp().unflatten(-1, (CELLS, CELLS))
+        return torch.stack([(p.sum(-2) * self.cells).sum(-1), (p.sum(-1) * self.cells).sum(-1)], -1), log
+
+    def scores_at(self, dense: Tensor, points: Tensor) -> Tensor:
+        """Scores s of all vertices at points (B, P, 2) crop px: (B, P, V)."""
+        grid = (points / (CROP / 2) - 1)[:, None]
+        x = functional.grid_sample(dense.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
+        return torch.einsum("bcp,vc->bpv", x, self.heat.weight[:, :, 0, 0].float()) + self.heat.bias.float()
+
+
+    def localise(self, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 1 for all vertices, written for export: positions (B, V, 2) crop px, log of the peak (B, V)."""
+        p = self.heat(dense).flatten(2).softmax(-1)
+        x, y = self.cells.repeat(CELLS), self.cells.repeat_interleave(CELLS)
+        return p @ torch.stack([x, y], -1), p.amax(-1).clamp(min=1e-6).log()
+
+    @staticmethod
+    def lifting_inputs(summary: Tensor, positions: Tensor, peaks: Tensor) -> Tensor:
+        """What the regression reads: (B, S), (B, V, 2), (B, V) -> (B, S + 3V)."""
+        return torch.cat([summary, positions.flatten(1) / CROP, peaks], 1)
+
+    def forward(self, crops: Tensor) -> dict[str, Tensor]:
+        """(B, 3, 256, 256) RGB 0..1 -> vertices (B, V, 3) crop px, visibility (B, V), score (B,), dense (B, 256, 64, 64)."""
+        features = self.features(crops)
+        positions, peaks = self.localise(features.dense)
+        regressed, seen = self.regression(self.lifting_inputs(features.summary, positions, peaks))
+        visibility = seen.sigmoid()
+        score = self.score(torch.cat([features.summary, peaks], 1)).sigmoid()[:, 0]
+        return {"vertices": fused(positions, regressed, visibility), "visibility": visibility, "score": score, "dense": features.dense}
+
+
+def fused(positions: Tensor, regressed: Tensor, visibility: Tensor) -> Tensor:
+    """Equation 5: (B, V, 2), (B, V, 3), (B, V) 0..1 -> (B, V, 3)."""
+    w = visibility[..., None]
+    return torch.cat([positions * w + regressed[..., :2] * (1 - w), regressed[..., 2:]], -1)

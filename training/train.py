@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains VertexPose and the encoder: one loop, configuration at the top, resumable.
+
+    python -m training.train --data DATA --synth RENDERS --models TFLITE_FOLDER --out RUN [--minutes 60]
+
+Frozen encoder first (a random head destroys it within a minute), then the encoder's 1x1 weights with a rate that follows
+each tensor's RMS (batch norm is folded in: the RMS runs from 0.0025 to 323 and one rate fits none).  `RUN/last.pt` holds
+everything needed to go on; the same command goes on.  The regression branch is solved afterwards by `training.lift`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from meshpose.body import Body
+
+from . import losses
+from .data import LSP_MIRROR, Crops, Draws, photographs, renders
+from .model import CROP, MeshPoseNet
+from .pretrained import HEAVY, HEAVY_STRIDE8, Encoder, fetch, read_tflite
+
+
+@dataclass
+class Config:
+    """One run.  Times are wall minutes of training, without loading."""
+
+    minutes: float = 60.0
+    head_minutes: float = 8.0  # encoder frozen
+    batch: int = 16
+    rows: int = 256  # heatmaps of a step: those that carry joints and some random faces
+    head_rate: float = 2e-3
+    head_rate_tuned: float = 7e-4
+    encoder_rate: float = 2e-5  # times the RMS of each tensor
+    ramp_minutes: float = 1.0
+    average: float = 0.998  # exponential moving average of the weights
+    threads: int = 1
+    workers: int = 1
+    seed: int = 0
+    # weights of the losses (equation 16 and our own)
+    heat: float = 0.15
+    localisation: float = 1.0
+    barycentric: float = 0.2
+    consistency: float = 0.3
+    joint: float = 1.0
+    mask: float = 0.5
+    auxiliary: float = 0.5
+    auxiliary_to_encoder: float = 0.1
+
+
+SHARES = {"render": 0.45, "lspet train": 0.2, "lspet more": 0.15, "ccp train": 0.06, "stanford40 train": 0.14}
+
+
+class Geometry:
+    """The low-poly as tensors: faces, the joints' regressor, which rows carry joints.
+
+    The body's regressors spread over nearly all vertices; a step that computes every heatmap for them costs twice.
+    `meshes` (n, V, 3), any posed bodies, serve to solve regressors of 14 vertices a joint that answer the same.
+    """
+
+    def __init__(self, meshes: np.ndarray) -> None:
+        body = Body.load()
+        self.faces = torch.from_numpy(body.lowpoly_faces.astype(np.int64))
+        self.mirror = body.lowpoly_mirror.astype(np.int64)
+        count = len(body.lowpoly)
+        unit = np.zeros((count, count, 3), np.float32)
+        unit[np.arange(count), np.arange(count), 0] = 1
+        dense = body.joints(unit, "lsp14")[..., 0].T.astype(np.float64)
+        self.regressor = torch.from_numpy(thinned(dense, meshes.astype(np.float64)).astype(np.float32))
+        self.carriers = torch.nonzero(self.regressor.abs().amax(0) > 1e-3)[:, 0]
+
+    def choose_rows(self, count: int) -> Tensor:
+        """The joints' vertices and those of random faces, `count` in all (or all, when the joints need more)."""
+        order = torch.cat([self.carriers, self.faces[torch.randperm(len(self.faces))].flatten()])
+        rows, seen = [], set()
+        for v in order.tolist():
+            if v not in seen:
+                seen.add(v)
+                rows.append(v)
+            if len(rows) >= max(count, len(self.carriers)):
+                break
+        return torch.tensor(rows)
+
+
+def thinned(dense: np.ndarray, meshes: np.ndarray, keep: int = 14, noise: float = 0.01) -> np.ndarray:
+    """Regressors (J, V) of `keep` vertices each that come nearest to the dense ones on meshes (n, V, 3).
+
+    Minimises the squared distance plus that of independent vertex noise (in units of the body's size) under sum 1.
+    """
+    out = np.zeros_like(dense)
+    size = meshes.std()
+    for j, row in enumerate(dense):
+        chosen = np.argsort(-np.abs(row))[:keep]
+        offset = (meshes[:, chosen] - np.einsum("v,nvd->nd", row, meshes)[:, None]) / size
+        c = np.einsum("nkd,nld->kl", offset, offset) / (3 * len(meshes)) + noise**2 * np.eye(keep)
+        w = np.linalg.solve(c, np.ones(keep))
+        out[j, chosen] = w / w.sum()
+    return out
+
+
+def build(models: Path) -> MeshPoseNet:
+    """A network on BlazePose heavy's encoder, the new parts untrained."""
+    net = MeshPoseNet(Encoder(read_tflite(fetch(models)), HEAVY))
+    nn.init.normal_(net.heat.weight, std=0.01)
+    nn.init.zeros_(net.heat.bias)
+    return net
+
+
+def batches(people: list, geometry: Geometry, config: Config, start: int) -> Iterator[dict[str, Tensor]]:
+    """Endless batches; `start` moves the seed on, so that a resumed run sees new crops."""
+    data = Crops(people, geometry.faces.numpy(), geometry.mirror, config.seed + start)
+    loader: DataLoader = DataLoader(
+        data,
+        batch_size=config.batch,
+        sampler=Draws(people, SHARES, config.seed + start),
+        num_workers=config.workers,
+        prefetch_factor=6 if config.workers else None,
+        worker_init_fn=_quiet_worker,
+    )
+    yield from loader
+
+
+def _quiet_worker(_: int) -> None:
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def step_losses(net: MeshPoseNet, sample: dict[str, Tensor], geometry: Geometry, config: Config, frozen: bool) -> dict[str, Tensor]:
+    """All losses of one batch, unweighted."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        crops = sample["crop"].contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(not frozen):
+            raw = net.encoder(crops)
+        features = net.fused_features(raw)
+        rows = geometry.choose_rows(config.rows)
+        heat = net.heatmaps(features.dense, rows)
+        mask = net.mask(features.dense)[:, 0]
+    positions, log = net.argsoftmax(heat)
+    target, weight = sample["vertices"][:, rows], sample["heat_weight"][:, rows]
+    place = torch.full((len(geometry.regressor[0]),), -1)
+    place[rows] = torch.arange(len(rows))
+    corners = geometry.faces[sample["surface_face"]]
+    found = torch.einsum("jv,bvd->bjd", geometry.regressor[:, rows], positions)
+    return {
+        "heat": losses.heat_cross_entropy(log, target[..., :2], weight),
+        "localisation": losses.localisation(positions, target[..., :2], weight),
+        "barycentric": losses.barycentric(
+            net.scores_at(features.dense, sample["surface_xy"]), corners, sample["surface_bary"], sample["surface_weight"]
+        ),
+        "consistency": losses.consistency(
+            positions, place[corners], sample["surface_bary"], sample["surface_xy"], sample["surface_weight"]
+        ),
+        "joint": losses.joints(found, sample["joints"], torch.from_numpy(LSP_MIRROR)),
+        "mask": losses.mask(mask.float(), sample["mask"], sample["has"]),
+        "auxiliary": auxiliary_loss(net, features.summary.float(), sample, config),
+    }
+
+
+def auxiliary_loss(net: MeshPoseNet, summary: Tensor, sample: dict[str, Tensor], config: Config) -> Tensor:
+    """Vertices and visibility from the deepest stage alone; only a part of its gradient reaches the encoder."""
+    held = summary.detach() + (summary - summary.detach()) * config.auxiliary_to_encoder
+    out = net.auxiliary(held).unflatten(-1, (4, -1))
+    vertices, weight = out[:, :3].transpose(1, 2) * CROP, sample["regression_weight"]
+    plane = (vertices - sample["vertices"])[..., :2].abs().clamp(max=200).mean(-1)
+    depth = (vertices - sample["vertices"])[..., 2].abs().clamp(max=200) * sample["depth_weight"]
+    place = losses.weighted_mean(plane + depth, weight) / 16
+    return place + losses.visibility(out[:, 3], sample["visible"], sample["visible_weight"])
+
+
+class Trainer:
+    """The state of a run: network, optimisers, average, log."""
+
+    def __init__(self, net: MeshPoseNet, config: Config, out: Path) -> None:
+        self.net, self.config, self.out = net.to(memory_format=torch.channels_last), config, out
+        self.minutes, self.steps, self.norm = 0.0, 0, 0.0
+        head = [p for n, p in net.named_parameters() if not n.startswith(("encoder.", "regression.", "score."))]
+        net.encoder.freeze_until(HEAVY_STRIDE8)
+        names = set(net.encoder.trainable())
+        self.encoder = [p for n, p in net.encoder.weights.items() if n in names]
+        for parameter in net.encoder.parameters():
+            parameter.requires_grad_(False)
+        self.head = head
+        auxiliary = [p for n, p in net.named_parameters() if n.startswith("auxiliary.")]
+        rest = [p for p in head if not any(p is a for a in auxiliary)]
+        self.head_optimiser = torch.optim.Adam([{"params": rest}, {"params": auxiliary, "factor": 0.05}], config.head_rate, betas=(0.9, 0.98))
+        groups = [{"params": [p], "rms": float(p.detach().square().mean().sqrt())} for p in self.encoder]
+        self.encoder_optimiser = torch.optim.Adam(groups, 1.0, betas=(0.9, 0.98))
+        self.averaged = {n: p.detach().clone() for n, p in net.named_parameters()}
+
+    @property
+    def frozen(self) -> bool:
+        return self.minutes < self.config.head_minutes
+
+    def set_rates(self) -> None:
+        """Cosine to a tenth within each phase; the encoder's rate ramps up first."""
+        c, m = self.config, self.minutes
+        if self.frozen:
+            rate, encoder = c.head_rate * (0.25 + 0.75 * cosine(m / c.head_minutes)), 0.0
+        else:
+            done = min(1.0, (m - c.head_minutes) / max(c.minutes - c.head_minutes, 1e-6))
+            fall = 0.05 + 0.95 * cosine(done)
+            rate = c.head_rate_tuned * fall
+            encoder = c.encoder_rate * fall * min(1.0, (m - c.head_minutes) / c.ramp_minutes)
+        for group in self.head_optimiser.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+        for group in self.encoder_optimiser.param_groups:
+            group["lr"] = encoder * group["rms"]
+
+    def step(self, sample: dict[str, Tensor], geometry: Geometry) -> dict[str, float]:
+        frozen = self.frozen
+        self.set_rates()
+        for p in self.encoder:
+            p.requires_grad_(not frozen)
+        found = step_losses(self.net, sample, geometry, self.config, frozen)
+        total = sum((getattr(self.config, name) * value for name, value in found.items()), torch.zeros(()))
+        self.net.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.head, 5.0)
+        self.head_optimiser.step()
+        if not frozen:
+            norm = float(nn.utils.clip_grad_norm_(self.encoder, max(2 * self.norm, 1e-6) if self.norm else 1e9))
+            self.norm = norm if not self.norm else 0.98 * self.norm + 0.02 * min(norm, 3 * self.norm)
+            self.encoder_optimiser.step()
+        self.steps += 1
+        if self.steps % 4 == 0:
+            self.update_average()
+        return {k: float(v.detach()) for k, v in found.items()} | {"norm": self.norm}
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        keep = min(self.config.average**4, 1 - 1 / (self.steps / 4 + 1))
+        for name, p in self.net.named_parameters():
+            self.averaged[name].lerp_(p.detach(), 1 - keep)
+
+    def save(self) -> None:
+        state = {
+            "net": self.net.state_dict(),
+            "averaged": self.averaged,
+            "head_optimiser": self.head_optimiser.state_dict(),
+            "encoder_optimiser": self.encoder_optimiser.state_dict(),
+            "minutes": self.minutes,
+            "steps": self.steps,
+            "norm": self.norm,
+            "encoder": self.net.encoder.spec,
+            "config": asdict(self.config),
+        }
+        part = self.out / "last.part"
+        torch.save(state, part)
+        part.replace(self.out / "last.pt")
+
+    def load(self, file: Path) -> None:
+        state = torch.load(file, weights_only=False)
+        load_fitting(self.net, state["net"])
+        self.averaged |= {k: v for k, v in state["averaged"].items() if self.averaged[k].shape == v.shape}
+        self.head_optimiser.load_state_dict(state["head_optimiser"])
+        self.encoder_optimiser.load_state_dict(state["encoder_optimiser"])
+        self.minutes, self.steps, self.norm = state["minutes"], state["steps"], state["norm"]
+
+
+def cosine(part: float) -> float:
+    return 0.5 + 0.5 * math.cos(math.pi * min(max(part, 0.0), 1.0))
+
+
+def load_net(file: Path, averaged: bool = True) -> MeshPoseNet:
+    """The network of a checkpoint, its averaged weights by default."""
+    state: dict[str, Any] = torch.load(file, weights_only=False, map_location="cpu")
+    prefix = "encoder.weights."
+    weights = {k.removeprefix(prefix): v.numpy() for k, v in state["net"].items() if k.startswith(prefix)}
+    net = MeshPoseNet(Encoder.from_spec(state["encoder"], weights))
+    load_fitting(net, state["net"] | (state["averaged"] if averaged else {}))
+    return net.eval()
+
+
+def load_fitting(net: MeshPoseNet, state: dict[str, Tensor]) -> None:
+    """Load a state; the regression and score branches, solved by `training.lift`, may be missing or of another size."""
+    own = net.state_dict()
+    later = ("regression.", "score.")
+    kept = {k: v for k, v in state.items() if not k.startswith(later) or (k in own and own[k].shape == v.shape)}
+    missing, unexpected = net.load_state_dict(kept, strict=False)
+    wrong = [k for k in (*missing, *unexpected) if not k.startswith(later)]
+    if wrong:
+        raise ValueError(f"checkpoint does not fit this network: {', '.join(wrong[:5])}")
+
+
+def train(config: Config, people: list, models: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    geometry = Geometry(np.stack([p.vertices for p in people if p.vertices is not None and p.source != "render"][:1500]))
+    trainer = Trainer(build(models), config, out)
+    if (out / "last.pt").exists():
+        trainer.load(out / "last.pt")
+        print(f"going on after {trainer.minutes:.1f} minutes, {trainer.steps} steps", flush=True)
+    stream = batches(people, geometry, config, trainer.steps)
+    if trainer.steps == 0:
+        trainer.net.standardise([next(stream)["crop"] for _ in range(6)])
+    trainer.net.train()
+    log, sums, last_log, last_save = out / "log.jsonl", {}, time.time(), time.time()
+    before = time.time()
+    for sample in stream:
+        for key, value in trainer.step(sample, geometry).items():
+            sums.setdefault(key, []).append(value)
+        now = time.time()
+        trainer.minutes += (now - before) / 60
+        before = now
+        if now - last_log > 30:
+            row = {"minutes": round(trainer.minutes, 2), "steps": trainer.steps} | {k: round(float(np.mean(v)), 4) for k, v in sums.items()}
+            with log.open("a") as stream_:
+                stream_.write(json.dumps(row) + "\n")
+            sums, last_log = {}, now
+        if now - last_save > 180 or trainer.minutes >= config.minutes:
+            trainer.save()
+            last_save = before = time.time()
+        if trainer.minutes >= config.minutes:
+            break
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the photograph sets and their fits")
+    parser.add_argument("--synth", type=Path, help="folder of training.render's shards")
+    parser.add_argument("--models", type=Path, required=True, help="where the encoder's TFLite file is, or is fetched to")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run: last.pt, log.jsonl")
+    for name, default in asdict(Config()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    a = vars(parser.parse_args())
+    paths = {k: a.pop(k) for k in ("data", "synth", "models", "out")}
+    people = photographs(paths["data"], cache=paths["out"] / "photographs.pickle") + (renders(paths["synth"]) if paths["synth"] else [])
+    print({s: sum(p.source == s for p in people) for s in {p.source for p in people}}, flush=True)
+    train(Config(**a), people, paths["models"], paths["out"])
+
+
+if __name__ == "__main__":
+    main()
