@@ -30,14 +30,12 @@ from .crop import CROP
 from .errors import InputError, OutputError
 from .estimate import Estimate, Estimator
 from .landmarks import LandmarkEstimator, fetch
-from .metrics import KEYPOINTS, PersonScore
+from .metrics import KEYPOINTS, PersonScore, SurfaceDistance, SurfacePoints
 from .network import Network
-from .raster import rasterize, silhouette, vertex_visibility
+from .raster import Raster, rasterize, silhouette
 from .upsample import Upsampler
 
 ESTIMATORS = ("meshpose", "landmarks")
-Surface = tuple[np.ndarray, np.ndarray]
-"""Predicted low-poly surface points at asked pixels: faces (p,), -1 for none, and barycentric (p, 3)."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class Answer:
     keypoints_3d: Mapping[str, np.ndarray]
     silhouette: np.ndarray
     vertices: np.ndarray | None = None
-    on_mesh: Surface | None = None
-    by_iuv: Surface | None = None
+    on_mesh: SurfacePoints | None = None
+    by_iuv: SurfacePoints | None = None
 
 
 class Answers(Protocol):
@@ -94,9 +92,17 @@ class MeshAnswers:
             {name: point * 1000 for name, point in self._joints(lowpoly).items()},
             mask,
             mesh * 1000,
-            self._on_mesh(estimate, pixels, width, height) if pixels is not None else None,
-            self._by_iuv(image, estimate, pixels) if pixels is not None else None,
+            *self._surfaces(image, estimate, pixels),
         )
+
+    def _surfaces(
+        self, image: np.ndarray, estimate: Estimate, pixels: np.ndarray | None
+    ) -> tuple[SurfacePoints | None, SurfacePoints | None]:
+        """What the mesh, and what the network's IUV shows at pixels (p, 2); nothing where none are asked."""
+        if pixels is None:
+            return None, None
+        raster = _lowpoly_raster(estimate.vertices, self._body, image.shape[1], image.shape[0])
+        return _surface_at(raster, pixels), self._by_iuv(image, estimate, pixels)
 
     def _joints(self, lowpoly: np.ndarray) -> dict[str, np.ndarray]:
         """Low-poly vertices (V, 3) -> name: (3,) for COCO-17, neck and head_top."""
@@ -105,21 +111,24 @@ class MeshAnswers:
             named.update(zip(self._body.joint_names[which], self._body.joints(lowpoly, which)))
         return {name: named[name] for name in KEYPOINTS}
 
-    def _on_mesh(self, estimate: Estimate, pixels: np.ndarray, width: int, height: int) -> Surface:
-        """Which low-poly surface the mesh shows at pixels (p, 2)."""
-        xy, depth = estimate.vertices[:, :2], estimate.vertices[:, 2]
-        raster = rasterize(xy, depth, self._body.lowpoly_faces, width, height)
-        column, row = np.floor(pixels).astype(int).T
-        return raster.face[row, column], raster.barycentric[row, column]
-
-    def _by_iuv(self, image: np.ndarray, estimate: Estimate, pixels: np.ndarray) -> Surface:
+    def _by_iuv(self, image: np.ndarray, estimate: Estimate, pixels: np.ndarray) -> SurfacePoints:
         """Which low-poly surface the network itself sees at pixels (p, 2), in the crop of its last pass."""
         faces, barycentric, mask = (a[0] for a in self._estimator.network.iuv(estimate.crop.warp(image)[None]))
         cells = np.floor(estimate.crop.to_crop(np.asarray(pixels, np.float64)) * (len(mask) / CROP)).astype(int)
         inside = (cells >= 0).all(axis=1) & (cells < len(mask)).all(axis=1)
         column, row = np.where(inside[:, None], cells, 0).T
         seen = inside & (mask[row, column] > 0.5)
-        return np.where(seen, faces[row, column], -1), barycentric[row, column]
+        return SurfacePoints(np.where(seen, faces[row, column], -1), barycentric[row, column])
+
+
+def _lowpoly_raster(vertices: np.ndarray, body: Body, width: int, height: int) -> Raster:
+    """The low-poly mesh of vertices (V, 3), x and y picture pixels, in a picture."""
+    return rasterize(vertices[:, :2], vertices[:, 2], body.lowpoly_faces, width, height)
+
+
+def _surface_at(raster: Raster, pixels: np.ndarray) -> SurfacePoints:
+    column, row = np.floor(pixels).astype(int).T
+    return SurfacePoints(raster.face[row, column], raster.barycentric[row, column])
 
 
 class PeerAnswers:
@@ -154,14 +163,14 @@ class Outcome:
 class Truth:
     """What the set knows of one person, beside its keypoints.
 
-    silhouette (H, W) bool or None; vertices (N or V, 3) mm, camera frame, or None; points: the low-poly vertices that
-    are truly seen (p,) and pixels: where (p, 2), both None where the set has no mesh or no camera.
+    silhouette (H, W) bool or None; vertices (N or V, 3) mm, camera frame, or None; pixels (p, 2) with the surface
+    points truly seen there, both None where the set has no mesh or no camera.
     """
 
     silhouette: np.ndarray | None
     vertices: np.ndarray | None
-    points: np.ndarray | None = None
     pixels: np.ndarray | None = None
+    points: SurfacePoints | None = None
 
 
 class Judge:
@@ -169,7 +178,7 @@ class Judge:
 
     def __init__(self, pictures: Pictures, answers: Answers, with_masks: bool = False) -> None:
         self._pictures, self._answers, self._with_masks = pictures, answers, with_masks
-        self._geodesics: np.ndarray | None = None
+        self._distance: SurfaceDistance | None = None
         self.warnings: list[str] = []
 
     def outcome(self, person: Person, image: np.ndarray | None) -> Outcome:
@@ -209,16 +218,10 @@ class Judge:
         if person.camera is None:
             return Truth(mask, vertices)
         camera = Camera(*person.camera, width, height)
-        whole = len(vertices) == len(body.template)
-        faces = body.triangles if whole else body.lowpoly_faces
-        xy, depth = camera.project(vertices), vertices[:, 2]
-        # Depth is in mm, not in pixels: 15 mm is what 1 % of a body is.
-        seen = vertex_visibility(xy, depth, faces, width, height, tolerance=15.0)
-        if mask is not None:  # what somebody else hides
-            column, row = np.clip(np.floor(xy), 0, (width - 1, height - 1)).astype(int).T
-            seen &= mask[row, column]
-        points = np.flatnonzero(seen[body.lowpoly] if whole else seen)
-        return Truth(mask, vertices, points, xy[body.lowpoly[points] if whole else points])
+        lowpoly = vertices if len(vertices) == len(body.lowpoly) else vertices[body.lowpoly]
+        raster = _lowpoly_raster(np.column_stack([camera.project(lowpoly), lowpoly[:, 2]]), body, width, height)
+        pixels = _central_pixels(raster, mask)  # the mask takes out what somebody else hides
+        return Truth(mask, vertices, pixels, _surface_at(raster, pixels))
 
     def _scored(
         self, person: Person, truth: Truth, answer: Answer | None, seconds: float, size: tuple[int, int]
@@ -250,17 +253,29 @@ class Judge:
         body = Body.load()
         if answer and answer.vertices is not None and truth.vertices is not None:
             score.pve = metrics.vertex_distance(truth.vertices, answer.vertices, body)
-        if truth.points is None or not len(truth.points):
+        if truth.points is None or not len(truth.points.faces):
             return
         if answer is None:
             score.gps_iuv = score.gps_mesh = 0.0
             return
-        if self._geodesics is None:
-            self._geodesics = metrics.geodesic_distances(body.template[body.lowpoly], body.lowpoly_faces)
-        for key, surface in (("gps_iuv", answer.by_iuv), ("gps_mesh", answer.on_mesh)):
-            if surface is not None:
-                value = metrics.point_similarity(truth.points, *surface, body.lowpoly_faces, self._geodesics)
-                setattr(score, key, value)
+        if self._distance is None:
+            self._distance = SurfaceDistance(body.template[body.lowpoly], body.lowpoly_faces)
+        if answer.by_iuv is not None:
+            score.gps_iuv = metrics.point_similarity(self._distance(truth.points, answer.by_iuv))
+        if answer.on_mesh is not None:
+            score.gps_mesh = metrics.point_similarity(self._distance(truth.points, answer.on_mesh))
+
+
+def _central_pixels(raster: Raster, mask: np.ndarray | None) -> np.ndarray:
+    """One pixel for each face that is seen, the nearest to its middle -> centres (p, 2).
+
+    So the points lie evenly on the body, not on the picture, as DensePose's annotators were made to set theirs.
+    """
+    row, column = np.nonzero(raster.mask if mask is None else raster.mask & mask)
+    face, middle = raster.face[row, column], raster.barycentric[row, column].min(axis=1)
+    order = np.lexsort((-middle, face))
+    first = order[np.unique(face[order], return_index=True)[1]]
+    return np.stack([column[first], row[first]], axis=1) + 0.5
 
 
 def _finite(points: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -161,20 +161,40 @@ def geodesic_distances(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return distance
 
 
-def point_similarity(
-    vertices: np.ndarray, faces: np.ndarray, barycentric: np.ndarray, lowpoly_faces: np.ndarray, geodesics: np.ndarray
-) -> float:
-    """DensePose's geodesic point similarity of one person, 0..1: mean of exp(-d^2 / 2 kappa^2) over true points.
+@dataclass(frozen=True)
+class SurfacePoints:
+    """Points on the low-poly surface: faces (p,), rows of Body.lowpoly_faces, -1 for none, and barycentric (p, 3)."""
 
-    vertices (p,): the low-poly vertex that is truly seen at each point. faces (p,), barycentric (p, 3): the low-poly
-    surface point predicted there, face -1 for none (similarity 0). geodesics (V, V) metres on the body at rest.
-    """
-    if not len(vertices):
-        return MISSING
-    corners = lowpoly_faces[np.maximum(faces, 0)]
-    distance = (geodesics[vertices[:, None], corners] * barycentric).sum(axis=1)
-    similarity = np.where(faces >= 0, np.exp(-(distance**2) / (2 * GPS_KAPPA**2)), 0.0)
-    return float(similarity.mean())
+    faces: np.ndarray
+    barycentric: np.ndarray
+
+
+class SurfaceDistance:
+    """Distances in metres along the low-poly body at rest, between points of its surface."""
+
+    def __init__(self, points: np.ndarray, faces: np.ndarray) -> None:
+        """points (V, 3) metres, faces (F, 3)."""
+        self._points, self._faces = np.asarray(points, np.float64), faces
+        self._between = geodesic_distances(points, faces)
+
+    def __call__(self, a: SurfacePoints, b: SurfacePoints) -> np.ndarray:
+        """Distance of each point of a to its fellow of b, (p,); inf where either is none.
+
+        Straight where the two faces touch, else the mean of the ways between their corners.
+        """
+        known = (a.faces >= 0) & (b.faces >= 0)
+        corners = [self._faces[np.where(known, side.faces, 0)] for side in (a, b)]
+        places = [np.einsum("pk,pkc->pc", s.barycentric, self._points[c]) for s, c in zip((a, b), corners)]
+        straight = np.linalg.norm(places[0] - places[1], axis=1)
+        ways = self._between[corners[0][:, :, None], corners[1][:, None, :]]
+        along = np.einsum("pi,pij,pj->p", a.barycentric, ways, b.barycentric)
+        touching = (corners[0][:, :, None] == corners[1][:, None, :]).any(axis=(1, 2))
+        return np.where(known, np.where(touching, straight, along), np.inf)
+
+
+def point_similarity(distances: np.ndarray) -> float:
+    """DensePose's geodesic point similarity of one person, 0..1, from the distances (p,) of its points in metres."""
+    return float(np.exp(-(distances**2) / (2 * GPS_KAPPA**2)).mean()) if len(distances) else MISSING
 
 
 def average_precision(similarity: np.ndarray, scores: np.ndarray) -> float:
