@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--person", type=int, metavar="N", help="keep only this person")
     run.add_argument("--max-people", type=int, metavar="N", help="follow at most so many at a time")
     run.add_argument("--min-size", type=float, default=32.0, metavar="PX", help="smallest person looked for (32)")
-    run.add_argument("--detect-every", type=int, default=10, metavar="N", help="frames between looks for new people (10)")
+    run.add_argument("--detect-every", type=int, default=10, metavar="N", help="frames between looks for people (10)")
     lens = run.add_mutually_exclusive_group()
     lens.add_argument("--focal-mm", type=float, metavar="F", help="focal length of the lens, full-frame equivalent")
     lens.add_argument("--fov", type=float, metavar="DEG", help="field of view along the longer side (55)")

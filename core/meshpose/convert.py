@@ -22,21 +22,21 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import preview, weights
+from . import weights
 from .body import Body
 from .camera import Camera, bone_lengths, metres_per_pixel, smoothed
-from .detect import PeopleDetector
 from .errors import InputError, OutputError, TakeError
-from .estimate import Estimator
-from .network import Network
-from .rig import fit_rig
 from .take import Person, Take, clip_identity
-from .track import Tracker, TrackSettings
-from .video import Clip, ClipInfo, probe
+
+# The rooms that load OpenCV and ONNX Runtime are imported where they are used: `import meshpose` has to stay light,
+# Blender does it at its start.
+if TYPE_CHECKING:
+    from .track import Tracker
+    from .video import ClipInfo
 
 PLACE_VERSION, FIT_VERSION, PREVIEW_VERSION = 1, 1, 1
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
@@ -77,7 +77,7 @@ class Settings:
         if self.focal_mm is not None and self.fov is not None:
             raise InputError("give --focal-mm or --fov, not both: each says the other")
         if self.start < 0 or (self.end is not None and self.end <= self.start):
-            raise InputError(f"--start {self.start} --end {self.end}: give a first frame and a later one to stop before")
+            raise InputError(f"--start {self.start} --end {self.end}: give a first frame and a later end")
         if self.height is not None and not 0.4 <= self.height <= 2.6:
             raise InputError(f"--height {self.height:g}: give metres, between 0.4 and 2.6")
 
@@ -214,6 +214,8 @@ class _Job:
     def __init__(
         self, clip: str | os.PathLike[str], out: str | os.PathLike[str], settings: Settings, restart: bool
     ) -> None:
+        from .video import probe
+
         self.settings, self.restart = settings, restart
         self.info = probe(Path(clip))
         self.camera = _camera(self.info, settings)
@@ -248,6 +250,8 @@ class _Job:
 
     def _track(self) -> Iterator[Progress]:
         """Frames to `raw`, from the first frame or from where the Take stopped."""
+        from .video import Clip
+
         done = self.take.frames if self.take is not None else np.zeros(0, np.int64)
         clip = Clip(self.info.path, start=int(done[-1]) + 1 if len(done) else self.settings.start)
         frames = iter(clip)
@@ -281,6 +285,11 @@ class _Job:
         self.take.finish(found)
 
     def _tracker(self, state: bytes | None) -> Tracker:
+        from .detect import PeopleDetector
+        from .estimate import Estimator
+        from .network import Network
+        from .track import Tracker, TrackSettings
+
         track = TrackSettings(
             max_people=self.settings.max_people,
             min_size=self.settings.min_size,
@@ -345,11 +354,16 @@ def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:
     made_from = _made_from("fit", FIT_VERSION, take.made_from("place", person.id), height, _weights_hash("body.npz"))
     if take.made_from("fit", person.id) == made_from:
         return
-    fit = fit_rig(person.vertices(), person.visibility(), person.frames, body, height=height)
+    from .rig import fit_rig
+
+    # The low-poly holds all that the mesh knows, at 12 KB a frame instead of 160.
+    fit = fit_rig(person.lowpoly(), person.visibility(), person.frames, body, height=height)
     take.set_fit(person.id, fit, made_from)
 
 
 def _preview(take: Take, info: ClipInfo) -> Iterator[Progress]:
+    from . import preview
+
     path = preview.preview_path(take.path, info.is_image)
     places = [take.made_from("place", number) for number in take.people]
     made_from = _made_from("preview", PREVIEW_VERSION, take.clip_identity, take.people, places)

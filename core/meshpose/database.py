@@ -50,8 +50,6 @@ class Database:
             known = self._connection.execute("PRAGMA application_id").fetchone()[0]
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             empty = self._connection.execute("PRAGMA page_count").fetchone()[0] == 0
-            if empty:  # a person in a frame (7 KB) fits one page of this size
-                self._connection.execute("PRAGMA page_size = 8192")
         except sqlite3.OperationalError as error:
             raise OutputError(f"{path}: the file cannot be opened ({error}); choose another --out") from error
         except sqlite3.DatabaseError as error:

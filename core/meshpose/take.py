@@ -178,7 +178,7 @@ class Person:
             return None
         from .body import Body
 
-        return float(fit.scale * Body.load().shape(fit.phenotype).stature)
+        return fit.stature(Body.load())
 
     def _column(self, table: str, column: str, frames: Frames) -> list[Any]:
         query = f"SELECT frame, {column} FROM {table} WHERE person = ?"
