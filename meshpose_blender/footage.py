@@ -238,8 +238,11 @@ def add_sound(scene: bpy.types.Scene, footage: Footage, name: str, start: int) -
         strip = strips.new_sound(name, str(footage.sound), channel, start)
     except RuntimeError:
         return None
-    if strip.sound is None or strip.frame_duration < 1:
+    if strip.sound is None or strip.sound.channels == "INVALID":  # the file has no sound
+        silent = strip.sound
         strips.remove(strip)
+        if silent is not None and silent.users == 0:
+            bpy.data.sounds.remove(silent)
         return None
     strip.sound.filepath = stored_path(footage.sound)
     return strip
