@@ -161,28 +161,64 @@ class Wardrobe:
         self.eye_quads = np.flatnonzero(((quads >= 14598) & (quads < 14742)).all(1))
 
     def regions(self, rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
-        """Random puffed clothes: (vertices bool (19158,), puff in metres), later ones over earlier ones."""
-        out = []
+        """Random puffed clothes, later ones over earlier ones: (vertices bool (19158,), puff in metres) of the top, the
+        bottom, shoes, hair, hat and gloves. A one-piece has all in the top.
+        """
+        none = np.zeros(len(self.arm), bool)
         sleeve = rng.choice([-1.0, 0.02, 0.3, 0.5, 0.97], p=[0.15, 0.12, 0.33, 0.1, 0.3])
-        leg = rng.choice([0.08, 0.25, 0.45, 0.97], p=[0.12, 0.2, 0.15, 0.53])
+        leg = rng.choice([0.02, 0.08, 0.25, 0.45, 0.97], p=[0.08, 0.1, 0.2, 0.14, 0.48])
         waist = rng.uniform(0.12, 0.35)
         loose = rng.uniform(0.002, 0.03)
+        one_piece = rng.random() < 0.15
         with np.errstate(invalid="ignore"):
-            if rng.random() > 0.1:
-                top = ((self.trunk > waist - rng.choice([0.0, 0.25])) & (self.trunk < rng.uniform(0.85, 1.1))) | (
-                    self.arm < sleeve
-                )
-                out.append((top, loose))
-            else:
-                out.append((np.zeros(len(self.arm), bool), 0.0))
-            out.append(((self.trunk < waist) | (self.leg < leg), rng.uniform(0.002, 0.03)))
-            shoes = self.foot | (self.leg > rng.uniform(0.9, 1.05))
-        out.append((shoes if rng.random() < 0.75 else np.zeros_like(shoes), rng.uniform(0.004, 0.015)))
-        bald = rng.random() < 0.08
-        hair = np.zeros_like(self.scalp) if bald else self.scalp | self.mane if rng.random() < 0.3 else self.scalp
-        out.append((hair, rng.uniform(0.005, 0.035)))
-        out.append((self.crown if rng.random() < 0.1 else np.zeros_like(self.crown), rng.uniform(0.015, 0.04)))
-        return out
+            low = -1.0 if one_piece else waist - rng.choice([0.0, 0.25])
+            top = ((self.trunk > low) & (self.trunk < rng.uniform(0.85, 1.1))) | (self.arm < sleeve)
+            bottom = (self.trunk < waist) | (self.leg < leg)
+            high = rng.choice([rng.uniform(0.9, 1.05), rng.uniform(0.6, 0.9)], p=[0.75, 0.25])  # or long socks, boots
+            shoes = self.foot | (self.leg > high)
+        if one_piece:
+            top, bottom, loose = top | (self.leg < leg), none, loose * 0.4
+        elif rng.random() < 0.1:
+            top = none
+        mane = rng.random() < 0.3
+        hair = none if rng.random() < 0.08 else self.scalp | self.mane if mane else self.scalp
+        return [
+            (top, loose),
+            (bottom, rng.uniform(0.002, 0.03)),
+            (shoes if rng.random() < 0.78 else none, rng.uniform(0.004, 0.015)),
+            (hair, rng.uniform(0.005, 0.035)),
+            (self.crown if rng.random() < 0.1 else none, rng.uniform(0.015, 0.04)),
+            (self.hand if rng.random() < 0.05 else none, rng.uniform(0.002, 0.008)),
+        ]
+
+    def skirt(self, rng: np.random.Generator, rest: Rest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A cone from the waist down: rest points (n, 3), triangles (m, 3), weights (n, 163): the waist hangs on the
+        pelvis, the hem mostly on the thigh of its side.
+        """
+        around, rows = 28, 8
+        with np.errstate(invalid="ignore"):
+            hips = rest.vertices[abs(self.trunk) < 0.12]
+        hip, ankle = (float(rest.heads[self.body.bone[n]][1]) for n in ("upperleg01.L", "foot.L"))
+        neck = float(rest.heads[self.body.bone["neck01"]][1])
+        half = np.array([abs(hips[:, 0]).max(), np.ptp(hips[:, 2]) / 2]) + rng.uniform(0.004, 0.02)
+        middle = (hips[:, 2].max() + hips[:, 2].min()) / 2
+        top, bottom = hip + rng.uniform(0.1, 0.3) * (neck - hip), hip - rng.uniform(0.2, 0.85) * (hip - ankle)
+        t = np.repeat(np.linspace(0, 1, rows), around)
+        angle = np.tile(np.arange(around) * 2 * np.pi / around, rows)
+        flare = 0.92 + rng.uniform(0.05, 0.6) * t + 0.08 * np.minimum(t * 6, 1)
+        fold = 1 + rng.uniform(0, 0.06) * t * np.sin(angle * rng.integers(5, 11))
+        points = np.stack([np.cos(angle) * half[0] * flare * fold, top + (bottom - top) * t,
+                           middle + np.sin(angle) * half[1] * flare * fold], 1)  # fmt: skip
+        hang = np.clip((hip - points[:, 1]) / 0.35, 0, 1) * 0.8
+        left = np.clip(0.5 + points[:, 0] / 0.2, 0, 1)
+        weights = np.zeros((len(points), len(self.body.names)), np.float32)
+        weights[:, 0] = 1 - hang
+        weights[:, self.body.bone["upperleg01.L"]] = hang * left
+        weights[:, self.body.bone["upperleg01.R"]] = hang * (1 - left)
+        i = np.arange((rows - 1) * around)
+        beside = i // around * around + (i + 1) % around
+        quads = np.stack([i, i + around, beside + around, beside], 1)
+        return points.astype(np.float32), split_quads(quads), weights
 
 
 class Garment:

@@ -44,6 +44,7 @@ from training.synth_body import Rest, SynthBody, rotation
 from training.zbuffer import Samples, cover, nearest, vertex_normals
 
 SIZE, FINE, SHARD, IUV, MASK = 288, 1.5, 500, 196, 96
+EYES = 7  # last of a body's paints
 TO_CAMERA = np.diag([1.0, -1.0, -1.0])
 
 
@@ -157,7 +158,7 @@ class Renderer:
         flat = view.pixels(view.camera(points))
         low, high = flat.min(0), flat.max(0)
         cut = rng.random() < 0.12
-        size = SIZE * (rng.uniform(1.0, 1.9) if cut else rng.uniform(0.5, 0.85))
+        size = SIZE * (rng.uniform(1.0, 1.9) if cut else rng.uniform(0.52, 0.9))
         view.focal = float(size / (high - low).max())
         at = view.pixels(view.camera(keys))[rng.integers(33, 47)] if cut else view.focal * (low + high) / 2
         jitter = 0.15 if cut else max(0.0, 0.5 - size / SIZE / 2 - 0.02)
@@ -165,14 +166,14 @@ class Renderer:
         return view, cut
 
     def _paints(self, race: np.ndarray, gender: float) -> list:
-        """Skin, five cloths (top, bottom, shoes, hair, hat) and eyes."""
+        """Skin, six cloths (top, bottom, shoes, hair, hat, gloves) and eyes."""
         rng = self.rng
         photos = self.places.patches(rng, 3)
         kind = ("african", "asian", "caucasian")[int(race.argmax())]
         fitting = [s for s in self.wardrobe.skins if kind in s and (("female" in s) == (gender > 0.5))]
         name = str(rng.choice(fitting if fitting and rng.random() < 0.8 else self.wardrobe.skins))
         skin = Textured(self.wardrobe.textures[name], rng.uniform(0.65, 1.15) * rng.normal(1, 0.05, 3))
-        cloths = [Patterned(Cloth(rng, photos)) for _ in range(5)]
+        cloths = [Patterned(Cloth(rng, photos)) for _ in range(EYES - 1)]
         hair = cloths[3].cloth
         if rng.random() < 0.85:  # natural hair: dark to blond, streaked
             hair.kind, hair.axis, hair.period = "stripes", np.array([0.8, 0.1, 0.6]), 0.012
@@ -188,14 +189,20 @@ class Renderer:
         rng, body, w = self.rng, self.body, self.wardrobe
         if rng.random() >= self.dressed:
             shape = rest.vertices.copy()
-            material = np.where(self.is_eye, 6, 0)
+            material = np.where(self.is_eye, EYES, 0)
             layers = w.regions(rng)
             for i, (chosen, puff) in enumerate(layers):
                 bumps = 0.6 + 0.4 * np.sin(rest.vertices[chosen] @ rng.normal(0, 18, 3) + rng.uniform(0, 6))
                 shape[chosen] += self.normals[chosen] * (puff * bumps[:, None]).astype(np.float32)
                 material[chosen[self.triangles].sum(1) >= 2] = i + 1
             posed = view.camera(body.skin(shape, body.weights, transforms))
-            return [Mesh(posed, self.triangles, rest.vertices, self.uv, self.uv_triangles, material, paints)], False
+            meshes = [Mesh(posed, self.triangles, rest.vertices, self.uv, self.uv_triangles, material, paints)]
+            if gender > 0.4 and rng.random() < 0.25:
+                points, triangles, weights = w.skirt(rng, rest)
+                posed = view.camera(body.skin(points, weights, transforms))
+                paint = paints[rng.integers(1, 3)]
+                meshes.append(self._plain_mesh(posed, triangles, points, paint))
+            return meshes, False
         names = [str(rng.choice(w.suits["female" if (gender > 0.5) ^ (rng.random() < 0.1) else "male"]))]
         names += [str(rng.choice(looks.SHOES))] if rng.random() < 0.85 else []
         names += [str(rng.choice(looks.HAIR["female" if gender > 0.5 else "male"]))] if rng.random() < 0.9 else []
@@ -209,26 +216,21 @@ class Renderer:
             posed = view.camera(body.skin(fitted, g.weights, transforms))
             paint = self._garment_paint(name, texture)
             alpha = texture if texture.ndim == 3 and texture.shape[2] == 4 else None
-            meshes.append(
-                Mesh(
-                    posed,
-                    g.triangles,
-                    fitted,
-                    g.uv,
-                    g.uv_triangles,
-                    np.zeros(len(g.triangles), int),
-                    [paint],
-                    alpha,
-                    True,
-                )
-            )
+            material = np.zeros(len(g.triangles), int)
+            meshes.append(Mesh(posed, g.triangles, fitted, g.uv, g.uv_triangles, material, [paint], alpha, True))
         keep = ~hidden[self.triangles].all(1)
-        material = np.where(self.is_eye, 6, 0)[keep]
+        material = np.where(self.is_eye, EYES, 0)[keep]
         posed = view.camera(body.skin(rest.vertices, body.weights, transforms))
         meshes.append(
             Mesh(posed, self.triangles[keep], rest.vertices, self.uv, self.uv_triangles[keep], material, paints)
         )
         return meshes, True
+
+    @staticmethod
+    def _plain_mesh(posed: np.ndarray, triangles: np.ndarray, rest: np.ndarray, paint: Patterned) -> Mesh:
+        """A two-sided surface without texture coordinates."""
+        uv = np.zeros((1, 2), np.float32)
+        return Mesh(posed, triangles, rest, uv, triangles * 0, np.zeros(len(triangles), int), [paint], None, True)
 
     def _garment_paint(self, name: str, texture: np.ndarray) -> Textured | Patterned:
         """The garment's own texture, often in another colour, sometimes a pattern instead."""
@@ -244,13 +246,13 @@ class Renderer:
             texture = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
         return Textured(texture, rng.uniform(0.6, 1.5) * rng.normal(1, 0.12, 3))
 
-    def _draw(self, meshes: list[Mesh], view: View) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, meshes: list[Mesh], view: View, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Colours (SIZE, SIZE, 3) float32 premultiplied by coverage, and coverage (SIZE, SIZE) 0..1."""
         size = int(SIZE * FINE)
         light = self.rng.normal(0, 1, 3) + view.turn @ np.array([0, 1.2, 0]) + [0, 0, -0.4]
         light /= np.linalg.norm(light)
-        ambient = self.rng.uniform(0.3, 0.7)
-        tint = self.rng.normal(1, 0.06, 3) * self.rng.uniform(0.75, 1.2)
+        ambient = self.rng.uniform(0.35, 0.75)
+        tint = self.rng.normal(1, 0.06, 3) * self.rng.uniform(0.85, 1.3)
         parts, shades = [], []
         for m in meshes:
             s = cover(view.pixels(m.points) * FINE, 1 / m.points[:, 2], m.triangles, (size, size), m.two_sided)
@@ -259,7 +261,8 @@ class Renderer:
                 s = s.keep(np.flatnonzero(looks.look_up(m.alpha, uv)[:, 3] > 100))
             parts.append(s)
             cosine = vertex_normals(m.points, m.triangles) @ light
-            shades.append(ambient + (1 - ambient) * np.clip(abs(cosine) if m.two_sided else cosine, 0, 1))
+            cosine = np.clip(abs(cosine) if m.two_sided else cosine, 0, 1)
+            shades.append(ambient + (1 - ambient) * cosine * self._unshadowed(m.points, low, light))
         mesh, sample = nearest(parts, size * size)
         colour = np.zeros((size * size, 3), np.float32)
         for i, m in enumerate(meshes):
@@ -272,6 +275,21 @@ class Renderer:
             cv2.resize(np.clip(colour, 0, 255).reshape(size, size, 3), small, interpolation=cv2.INTER_AREA),
             cv2.resize(coverage, small, interpolation=cv2.INTER_AREA),
         )
+
+    def _unshadowed(self, points: np.ndarray, low: np.ndarray, light: np.ndarray) -> np.ndarray:
+        """Share of the lamp's light (n,) that reaches points: the low-poly body (500, 3) throws the shadows."""
+        side = np.cross(light, [0.31, 0.52, 0.79])
+        side /= np.linalg.norm(side)
+        frame = np.stack([side, np.cross(light, side)])
+        n, middle = 160, low.mean(0)
+        height = (low - middle) @ light + 3.0
+        s = cover((low - middle) @ frame.T * (n / 2.6) + n / 2, height, self.body.lowpoly_faces, (n, n), True)
+        top = np.zeros(n * n, np.float32)
+        corner = height[self.body.lowpoly_faces[s.triangle]]
+        np.maximum.at(top, s.pixel, (corner * s.barycentric).sum(1).astype(np.float32))
+        at = np.clip(((points - middle) @ frame.T * (n / 2.6) + n / 2).astype(int), 0, n - 1)
+        over = top.reshape(n, n)[at[:, 1], at[:, 0]] - ((points - middle) @ light + 3.0)
+        return np.clip(1.6 - over / 0.05, 0, 1)
 
     @staticmethod
     def _shade(m: Mesh, s: Samples, shade: np.ndarray) -> np.ndarray:
@@ -304,6 +322,13 @@ class Renderer:
         return hidden, np.where(on, sample, -1), s
 
     def __call__(self) -> Truth:
+        """One picture; those with fewer than 50 visible low-poly vertices teach nothing and are drawn anew."""
+        while True:
+            truth = self._picture()
+            if (truth.visibility == 1).sum() >= 50:
+                return truth
+
+    def _picture(self) -> Truth:
         rng, body = self.rng, self.body
         phenotype, race = random_phenotype(rng)
         rest = body.shape(phenotype, race)
@@ -314,7 +339,7 @@ class Renderer:
         keys = body.keypoints(rest, transforms)
         view, cut = self._view(low, keys)
         meshes, dressed = self._meshes(rest, transforms, self._paints(race, phenotype[0]), phenotype[0], view)
-        colour, coverage = self._draw(meshes, view)
+        colour, coverage = self._draw(meshes, view, view.camera(low))
         in_camera, in_keys = view.camera(low), view.camera(keys)
         xy = view.pixels(in_camera)
         picture, front = self._compose(colour, coverage, view, xy)
@@ -373,15 +398,25 @@ class Renderer:
                 other, cover_other = self._somebody(xy)
                 picture, front = picture * (1 - cover_other[..., None]) + other, cover_other
             for _ in range(int(rng.integers(1, 4)) if not front.any() else 0):
-                span = float(np.ptp(xy, 0).max())
-                at = xy[rng.integers(len(xy))] + rng.normal(0, 0.15, 2) * span
-                shape = looks.polygon(rng, SIZE, at, span * rng.uniform(0.08, 0.3))
-                picture = looks.paint(rng, np.clip(picture, 0, 255).astype(np.uint8), shape, self.places).astype(
-                    np.float32
-                )
+                shape = self._occluder(xy)
+                solid = np.clip(picture, 0, 255).astype(np.uint8)
+                picture = looks.paint(rng, solid, shape, self.places).astype(np.float32)
                 front = np.maximum(front, shape.astype(np.float32) / 255)
         self.people = [*self.people[-40:], (colour, coverage)]
         return self._camera_effects(picture), front
+
+    def _occluder(self, xy: np.ndarray) -> np.ndarray:
+        """Mask (SIZE, SIZE) uint8 of something in front: a shape on the body, or a wall that hides one of its ends."""
+        rng = self.rng
+        span = float(np.ptp(xy, 0).max())
+        if rng.random() < 0.3:
+            angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.4 else np.pi / 2 + rng.normal(0, 0.1)
+            along = np.array([np.cos(angle), np.sin(angle)])
+            reach = np.quantile(xy @ along, rng.uniform(0.5, 0.9))
+            x, y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
+            return ((x * along[0] + y * along[1] > reach) * 255).astype(np.uint8)
+        at = xy[rng.integers(len(xy))] + rng.normal(0, 0.08, 2) * span
+        return looks.polygon(rng, SIZE, at, span * rng.uniform(0.12, 0.4))
 
     def _somebody(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """An earlier person, beside this one: moved at least a third of this one's width away from the middle."""
