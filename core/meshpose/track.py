@@ -73,7 +73,9 @@ class MeshEstimator(Protocol):
 
     def on_crops(self, image: np.ndarray, crops: Sequence[Crop]) -> list[Estimate]: ...
 
-    def from_keypoints(self, image: np.ndarray, box: np.ndarray, keypoints: np.ndarray) -> Estimate: ...
+    def from_keypoints(
+        self, image: np.ndarray, box: tuple[float, float, float, float], keypoints: np.ndarray
+    ) -> Estimate: ...
 
     def next_crop(self, estimate: Estimate) -> Crop: ...
 
@@ -260,7 +262,8 @@ class Tracker:
         track.best = max(track.best, detection.score)
 
     def _from(self, detection: Detection, image: np.ndarray) -> Estimate:
-        return self.estimator.from_keypoints(image, detection.box, detection.keypoints)
+        x, y, w, h = (float(v) for v in detection.box)
+        return self.estimator.from_keypoints(image, (x, y, w, h), detection.keypoints)
 
     # -- who comes ----------------------------------------------------------------------------------------------------
 
