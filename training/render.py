@@ -96,6 +96,8 @@ class Truth:
     iuv_bary: np.ndarray
     camera: np.ndarray
     flags: int
+    silhouette: np.ndarray  # (SIZE, SIZE) bool, not stored in shards
+    mesh: np.ndarray  # (13718, 3) m, camera axes, naked, not stored in shards
 
 
 class Textured:
@@ -119,15 +121,17 @@ class Patterned:
 
 
 class Renderer:
-    """Makes one picture with truth per call. ``test`` takes the motion's test clips."""
+    """Makes one picture with truth per call. test: the motion's test clips; with_mesh: the whole mesh in the truth."""
 
-    def __init__(self, data: Path, cache: Path, seed: int, test: bool = False, dressed: float = 0.4) -> None:
+    def __init__(
+        self, data: Path, cache: Path, seed: int, test: bool = False, dressed: float = 0.4, with_mesh: bool = False
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.body = SynthBody(data, cache)
         self.poses = PoseSampler(data, self.body, test)
         self.wardrobe = Wardrobe(data, self.body)
         self.places = Places.load(data / "environments")
-        self.dressed = dressed
+        self.dressed, self.with_mesh = dressed, with_mesh
         m = self.body.mapping
         quads, quads_uv = m["faces"].astype(int), m["face_uv"].astype(int)
         skin, eyes = self.wardrobe.skin_quads, self.wardrobe.eye_quads
@@ -354,6 +358,10 @@ class Renderer:
         seen = np.flatnonzero((surface >= 0) & (visible_person.ravel() > 0.6))
         chosen = rng.permutation(seen)[:IUV]
         s = samples.keep(surface[chosen])
+        mesh = body.mapping["anny_to_base"].astype(int)
+        naked = (
+            view.camera(body.skin(rest.vertices[mesh], body.weights[mesh], transforms)) if self.with_mesh else low[:0]
+        )
         flags = 1 * cut + 2 * bool((front > 0.5).any()) + 4 * dressed + 8 * (phenotype[1] < 0.58)
         mask = cv2.resize(visible_person, (MASK, MASK), interpolation=cv2.INTER_AREA) > 0.5
         return Truth(
@@ -367,6 +375,8 @@ class Renderer:
             s.barycentric,
             np.array([view.focal, *view.centre, root, scale, view.roll]),
             int(flags),
+            visible_person > 0.5,
+            naked,
         )
 
     def _visibility(self, xy: np.ndarray, hidden: np.ndarray, front: np.ndarray) -> np.ndarray:
