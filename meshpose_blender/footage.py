@@ -24,8 +24,8 @@ TURN = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """Camera frame (x right, y down, z forward) to Blender's axes (x right, y forward, z up)."""
 SENSOR = 36.0
 """Width of the sensor in mm.  Only its ratio to the lens matters; this one makes `lens` a full-frame equivalent."""
-TICK = 0.5e-3
-"""Seconds by which timestamps may be rounded (Matroska, WebM and many others count milliseconds)."""
+TICKS = (600, 1000, 12288, 12800, 15360, 24000, 30000, 60000, 90000)
+"""Ticks a second in which containers count time (QuickTime 600, Matroska and WebM 1000), coarse before fine."""
 
 
 @dataclass
@@ -48,12 +48,17 @@ def shown_pictures(times: np.ndarray, fps: float) -> np.ndarray:
 
     times (F,) seconds from the clip's start, rising.  Returns (B,) indices into `times`; -1 before the first picture.
     The last frame is the one on which the last picture begins.
+
+    Blender looks for (f - 1) / fps, rounded to the container's own ticks, and takes the picture that has begun then.
     """
     if not len(times):
         return np.zeros(0, np.int64)
-    count = round(float(times[-1]) * fps) + 1
-    begins = np.arange(count) / fps + max(TICK, 0.02 / fps)
-    return np.searchsorted(times, begins, side="right") - 1
+    begins = np.arange(round(float(times[-1]) * fps) + 1) / fps
+    fitting = (n for n in TICKS if np.abs(times * n - np.round(times * n)).max() < 1e-3)
+    ticks = next(fitting, TICKS[-1])
+    # Halves go up; both sides carry errors of their own, far below a tick.
+    asked = np.floor(begins * ticks + 0.5 + 1e-4) / ticks
+    return np.searchsorted(times, asked + 1e-6, side="right") - 1
 
 
 def stored_path(path: Path) -> str:
