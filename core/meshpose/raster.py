@@ -51,11 +51,20 @@ class Raster:
 
     def interpolate(self, values: Array, faces: Array) -> npt.NDArray[np.float32]:
         """Per-vertex values (n, C) at each pixel -> (H, W, C) float32, zero where no face is seen."""
-        out = np.zeros((*self.face.shape, values.shape[1]), np.float32)
-        seen = self.mask
-        corners = values[faces[self.face[seen]]]
-        out[seen] = np.einsum("pk,pkc->pc", self.barycentric[seen], corners)
-        return out
+        out = np.zeros((self.face.size, values.shape[1]), np.float32)
+        seen = np.flatnonzero(self.mask)
+        out[seen] = self._at(seen, values, faces)
+        return out.reshape(*self.face.shape, -1)
+
+    def _at(self, pixels: Array, values: Array, faces: Array) -> npt.NDArray[np.float32]:
+        """Per-vertex values (n, C) at seen pixels (p,), row-major -> (p, C)."""
+        corners = faces[self.face.reshape(-1)[pixels]]
+        weights = self.barycentric.reshape(-1, 3)[pixels]
+        values = np.asarray(values, np.float32)
+        out = values[corners[:, 0]] * weights[:, 0, None]
+        for k in (1, 2):  # three products are several times faster than one einsum over gathered corners
+            out += values[corners[:, k]] * weights[:, k, None]
+        return np.asarray(out, np.float32)
 
 
 def signed_areas(xy: Array, faces: Array) -> npt.NDArray[np.float64]:
@@ -79,7 +88,8 @@ def rasterize(
     barycentric = np.zeros((width * height, 3), np.float32)
     usable = np.isfinite(z_vertex)[faces].all(axis=1) if len(faces) else np.zeros(0, bool)
     for which, pixel, weights in _covered(xy, faces, width, height, cull, usable):
-        z = np.einsum("pk,pk->p", weights, z_vertex[faces[which]])
+        corner = faces[which]
+        z = sum(weights[:, k] * z_vertex[corner[:, k]] for k in range(3))
         before = nearest[pixel]
         closer = z < before
         which, pixel, weights, z = which[closer], pixel[closer], weights[closer], z[closer]
@@ -131,10 +141,10 @@ def vertex_normals(points: Array, faces: Array) -> npt.NDArray[np.float64]:
     """Smooth unit normals, weighted by area, (n, 3); zero for a vertex without a face. points: (n, 3)."""
     p = np.asarray(points, np.float64)
     a = p[faces[:, 0]]
-    normal = np.cross(p[faces[:, 1]] - a, p[faces[:, 2]] - a)
-    total = np.stack(
-        [np.bincount(faces.ravel(), np.repeat(normal[:, k], 3), minlength=len(p)) for k in range(3)], axis=1
-    )
+    (x1, y1, z1), (x2, y2, z2) = (p[faces[:, 1]] - a).T, (p[faces[:, 2]] - a).T
+    normal = (y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2)
+    corner = faces.ravel()
+    total = np.stack([np.bincount(corner, np.repeat(n, 3), minlength=len(p)) for n in normal], axis=1)
     unit: npt.NDArray[np.float64] = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
     return unit
 
@@ -159,9 +169,11 @@ def draw_mesh(
     light = _shade(normals)
     paint = np.broadcast_to(np.asarray(_BODY_COLOUR, np.float64), (len(local), 3)) if colours is None else colours
     lit = np.clip(np.asarray(paint, np.float64) * light[:, None], 0, 255).astype(np.float32)
-    seen = raster.mask
-    part = out[y0:y1, x0:x1]
-    part[seen] = np.rint((1 - alpha) * part[seen] + alpha * raster.interpolate(lit, faces)[seen]).astype(np.uint8)
+    seen = np.flatnonzero(raster.mask)
+    part = np.ascontiguousarray(out[y0:y1, x0:x1])
+    pixels = part.reshape(-1, 3)
+    pixels[seen] = (1 - alpha) * pixels[seen] + alpha * raster._at(seen, lit, faces) + 0.5
+    out[y0:y1, x0:x1] = part
     return out
 
 
