@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from takes import as_network, to_camera
@@ -130,3 +132,18 @@ def test_smoothing_takes_jitter_and_leaves_motion() -> None:
     np.testing.assert_array_equal(smoothed(truth[:2], np.ones(2), times[:2]), truth[:2])
     gap = np.r_[times[:60], times[60:] + 10]
     assert np.isfinite(smoothed(noisy, np.ones(120), gap)).all()
+
+
+def test_depth_of_the_samples_walker(root: Path) -> None:
+    """The bundled sample's true body, seen by a perfect network, stands where the truth says."""
+    truth, body = np.load(root / "samples" / "turn_truth.npz"), Body.load()
+    camera = Camera(*(float(v) for v in truth["camera"]), *(int(v) for v in truth["size"]))
+    rows = slice(0, None, 6)
+    mesh = body.pose(body.shape(truth["phenotype"]), truth["rotations"][rows], truth["translation"][rows])
+    lowpoly = mesh[:, body.lowpoly]
+    hips = body.joints(lowpoly, "lsp14")[:, 2:4].mean(1)
+    pixels, seen = as_network(lowpoly, hips, camera), np.ones(lowpoly.shape[:2])
+    known = metres_per_pixel(pixels, seen, camera, bone_lengths(body, float(truth["stature"])), body)[0] * camera.fx
+    assert np.abs(known / hips[:, 2] - 1).max() < 0.01
+    guessed = metres_per_pixel(pixels, seen, camera, bone_lengths(body), body)[0] * camera.fx
+    assert np.abs(guessed / hips[:, 2] - 1).max() < 0.05, "an average adult in place of this one of 1.76 m"
