@@ -11,7 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from meshpose.cli import main
 from meshpose.take import Take
 
 ROOT = Path(__file__).resolve().parents[1]
+Meshpose = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pictures(count: int, width: int = 160, height: int = 96) -> Iterator[np.ndarray]:
@@ -37,10 +38,11 @@ def pictures(count: int, width: int = 160, height: int = 96) -> Iterator[np.ndar
 
 
 def write_avi(path: Path, images: Sequence[np.ndarray] | Iterator[np.ndarray], fps: float = 24) -> Path:
-    """Motion JPEG in AVI: any size, a frame can be cut off anywhere. OpenCV refuses no file name behind a plain one."""
+    """Motion JPEG in AVI by OpenCV's own writer: any size, any frame can be cut off."""
     images = list(images)
     plain = path.with_name("plain.avi")
-    writer = cv2.VideoWriter(str(plain), cv2.VideoWriter.fourcc(*"MJPG"), fps, images[0].shape[1::-1])
+    size = images[0].shape[1::-1]
+    writer = cv2.VideoWriter(str(plain), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
     assert writer.isOpened()
     for image in images:
         writer.write(image)
@@ -97,16 +99,16 @@ def empty_take(path: Path) -> Take:
 # ---------------------------------------------------------------- what must convert
 
 
-@pytest.mark.parametrize(("width", "height"), [(161, 99), (33, 241), (640, 17)])
+@pytest.mark.parametrize(("width", "height"), [(161, 99), (33, 241)])
 def test_odd_sizes(tmp_path: Path, width: int, height: int) -> None:
-    clip = write_avi(tmp_path / "odd.avi", pictures(4, width, height))
+    clip = write_avi(tmp_path / "odd.avi", pictures(2, width, height))
     assert convert(clip, "--out", tmp_path / "out") == 0
     take = empty_take(tmp_path / "out" / "odd.take")
     assert (take.clip.width, take.clip.height) == (width, height)
 
 
 def test_nobody_is_a_plain_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    clip = write_avi(tmp_path / "nobody.avi", pictures(12))
+    clip = write_avi(tmp_path / "nobody.avi", pictures(3))
     assert convert(clip, "--out", tmp_path) == 0
     empty_take(tmp_path / "nobody.take")
     shown = capfd.readouterr()
@@ -140,28 +142,27 @@ def test_sequence_of_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".avi", ".mp4"])
 def test_cut_off_in_the_middle_converts_what_decodes(tmp_path: Path, suffix: str) -> None:
     clip = tmp_path / f"cut{suffix}"
-    write_avi(clip, pictures(40)) if suffix == ".avi" else write_mp4(clip, range(40))
+    write_avi(clip, pictures(16)) if suffix == ".avi" else write_mp4(clip, range(16))
     data = clip.read_bytes()
-    clip.write_bytes(data[: len(data) * 6 // 10])
+    start = data.index(b"movi" if suffix == ".avi" else b"mdat")
+    clip.write_bytes(data[: start + (len(data) - start) * 6 // 10])
     assert convert(clip, "--out", tmp_path / "out") == 0
     take = Take.open(tmp_path / "out" / "cut.take")
-    assert 5 <= len(take.clip.times) < 40
+    assert 3 <= len(take.clip.times) < 16
     assert any("early" in w or "cut" in w.lower() for w in take.warnings), take.warnings
 
 
-@pytest.mark.parametrize(
-    "name", ["two words", "it's", 'a "quoted" clip', "танец", "踊り 舞", "e\u0301té", "100%d", "#1 [x] {y}", "-dash"]
-)
+@pytest.mark.parametrize("name", ['it\'s "my" clip', "танец 踊り e\u0301té", "100%d #1 [x] {y}", "-dash"])
 def test_names(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / f"{name} out"
-    write_avi(tmp_path / f"{name}.avi", pictures(3))
+    write_avi(tmp_path / f"{name}.avi", pictures(1))
     monkeypatch.chdir(tmp_path)
     assert convert(f"./{name}.avi", "--out", out) == 0
     empty_take(out / f"{name}.take")
 
 
 def test_variable_rate_keeps_each_pictures_time(tmp_path: Path) -> None:
-    ticks = [*range(12), *range(12, 48, 3)]
+    ticks = [*range(6), *range(6, 24, 3)]
     clip = write_mp4(tmp_path / "phone.mp4", ticks)
     assert convert(clip, "--out", tmp_path) == 0
     info = Take.open(tmp_path / "phone.take").clip
@@ -171,7 +172,7 @@ def test_variable_rate_keeps_each_pictures_time(tmp_path: Path) -> None:
 
 
 def test_rotation_metadata_stands_upright(tmp_path: Path) -> None:
-    clip = write_mp4(tmp_path / "upright.mp4", range(6))
+    clip = write_mp4(tmp_path / "upright.mp4", range(3))
     rotate_metadata(clip)
     assert convert(clip, "--out", tmp_path) == 0
     info = Take.open(tmp_path / "upright.take").clip
@@ -201,27 +202,31 @@ def junk(path: Path, what: str) -> Path:
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "text", "noise", "zip", "half a jpeg", "folder without pictures"])
-def test_no_clip_is_one_line(tmp_path: Path, what: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_clip_is_one_line(tmp_path: Path, what: str, meshpose: Meshpose) -> None:
+    """In a process of its own, so that what the libraries print by themselves counts, too."""
     clip = junk(tmp_path / ("bad.jpg" if "jpeg" in what else "bad.mp4"), what)
-    assert convert(clip, "--out", tmp_path / "out") == 2
-    assert clip.name in only_line(capfd.readouterr().err)
+    result = meshpose("run", clip, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert clip.name in only_line(result.stderr)
     assert not list((tmp_path / "out").glob("*.take*")), "nothing may be left behind"
 
 
-def test_video_of_which_nothing_decodes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_video_of_which_nothing_decodes(tmp_path: Path, meshpose: Meshpose) -> None:
     clip = write_mp4(tmp_path / "dead.mp4", range(12))
     data = clip.read_bytes()
     start = data.index(b"mdat") + 4
     clip.write_bytes(data[:start] + bytes(len(data) - start))
-    assert convert(clip, "--out", tmp_path / "out") == 2
-    assert "dead.mp4" in only_line(capfd.readouterr().err)
+    result = meshpose("run", clip, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "dead.mp4" in only_line(result.stderr)
 
 
-def test_header_cut_off(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_header_cut_off(tmp_path: Path, meshpose: Meshpose) -> None:
     clip = write_mp4(tmp_path / "head.mp4", range(12))
     clip.write_bytes(clip.read_bytes()[:300])
-    assert convert(clip, "--out", tmp_path / "out") == 2
-    assert "head.mp4" in only_line(capfd.readouterr().err)
+    result = meshpose("run", clip, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "head.mp4" in only_line(result.stderr)
 
 
 @pytest.mark.parametrize("where", ["a file", "under a file", "a closed folder"])
@@ -243,7 +248,7 @@ def test_unwritable_output(tmp_path: Path, where: str, capfd: pytest.CaptureFixt
 
 
 def test_earlier_output_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    clip = write_avi(tmp_path / "clip.avi", pictures(6))
+    clip = write_avi(tmp_path / "clip.avi", pictures(2))
     assert convert(clip, "--out", tmp_path) == 0
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p != clip}
     assert "clip.take" in before

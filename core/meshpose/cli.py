@@ -42,6 +42,8 @@ STDIN_GRACE = 0.2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before OpenCV is loaded: it warns on stderr of clips that do not open, beside our one line.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     try:
         if arguments[:1] == ["evaluate"]:
             from .evaluate import main as evaluate

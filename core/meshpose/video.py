@@ -31,9 +31,6 @@ PICTURE_SUFFIXES = frozenset({".bmp", ".jp2", ".jpeg", ".jpg", ".png", ".tif", "
 RATE_FRAMES = 21
 """Frames that decide the rate: FFmpeg (and so Blender) looks at the first 20 intervals."""
 
-_ERRORS_ONLY = 2
-"""OpenCV's LOG_LEVEL_ERROR (its Python module has the functions, but not the names)."""
-
 _PATTERN = re.compile(r"%0?(\d*)d|[*?]|#+")
 
 
@@ -332,11 +329,7 @@ def _open(path: Path) -> cv2.VideoCapture:
     """FFmpeg's reader on an absolute path (so that no name is taken for a protocol); InputError where it cannot."""
     # FFmpeg writes each damaged frame to stderr; what matters reaches the user as a warning of ours
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    before = cv2.setLogLevel(_ERRORS_ONLY)  # it would warn of what we raise below
-    try:
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    finally:
-        cv2.setLogLevel(before)
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()
         raise InputError(f"{path}: not a video or picture that can be read (or damaged at its head)")
