@@ -8,6 +8,7 @@ run the real ones.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import sys
@@ -384,3 +385,11 @@ def test_convert_function(clip: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "clip_preview.mp4").exists()
     with pytest.raises(InputError, match="no such file"):
         convert(tmp_path / "none.mp4")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are always valid Unicode there")
+def test_name_that_is_no_text(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.avi")
+    clip.rename(odd)
+    assert run(odd, "--out", tmp_path) == 2
+    assert "UTF-8" in only_line(capsys)

@@ -12,6 +12,7 @@ command goes on).  `run --progress json` writes one JSON object per line to stdo
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -42,6 +43,9 @@ STDIN_GRACE = 0.2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a clip's name still gets its line
+            stream.reconfigure(errors="backslashreplace")
     # Before OpenCV is loaded: it warns on stderr of clips that do not open, beside our one line.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     try:

@@ -81,6 +81,10 @@ def probe(path: str | Path) -> ClipInfo:
     `shot/*.png`.  Raises InputError when there is no such file, it is empty, or nothing of it can be decoded.
     """
     path = Path(os.path.abspath(path))
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # OpenCV crashes on such a name
+        raise InputError(f"{os.fsencode(path)!r}: the file's name is not valid UTF-8; rename the file") from error
     if path.is_dir() or not path.exists():
         return _probe_sequence(path, _sequence_files(path))
     head = _head(path)
