@@ -31,6 +31,7 @@ class Watch:
     """The conversion in work, and what the panel says about the last one."""
 
     job: Job | None = None
+    building: bool = False  # the job is done, the scene comes next
     clip: str = ""
     scene: int = 0  # session_uid: a name can change, and another file can have one that is equal
     message: str = ""
@@ -140,7 +141,7 @@ class MESHPOSE_OT_cancel(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """Only while a conversion runs and was not cancelled yet."""
-        return watch.job is not None and not watch.job.cancelling
+        return watch.job is not None and not watch.building and not watch.job.cancelling
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Ask the job to stop; returns at once."""
@@ -201,7 +202,11 @@ def look() -> float | None:
         redraw()
     if watch.job.state is State.RUNNING:
         return POLL_SECONDS
-    ended, watch.job = watch.job, None
+    if watch.job.state is State.DONE and not watch.building:
+        watch.building = True  # said first: Blender stands still while the scene is built
+        redraw()
+        return POLL_SECONDS
+    ended, watch.job, watch.building = watch.job, None, False
     conclude(ended)
     redraw()
     return None
@@ -265,7 +270,7 @@ def unregister() -> None:
     """End a running job, then take everything away again."""
     if watch.job is not None:
         watch.job.close()
-        watch.job = None
+        watch.job, watch.building = None, False
     watch.say("")
     if bpy.app.timers.is_registered(look):
         bpy.app.timers.unregister(look)

@@ -66,6 +66,9 @@ def draw_job(layout: bpy.types.UILayout, job: Job) -> None:
     progress = job.progress
     column = layout.column()
     column.label(text=Path(operators.watch.clip).name, icon="FILE_MOVIE")
+    if operators.watch.building:
+        column.label(text="Building the scene", icon="SCENE_DATA")
+        return
     stage = STAGES.get(progress.stage, progress.stage.capitalize())
     count = f" {progress.frame} / {progress.frames}" if progress.frames > 0 else ""
     column.progress(factor=progress.fraction, text=stage + count)

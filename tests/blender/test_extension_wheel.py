@@ -181,6 +181,8 @@ def test_a_job_that_is_done_loads_its_take_once(registered: None, monkeypatch: p
     monkeypatch.setattr(operators.MESHPOSE_OT_load_take, "execute", execute)
     monkeypatch.setattr(jobs, "start", lambda *args, **settings: fake({"event": "warning", "message": "cut off"}, DONE))
     bpy.ops.meshpose.convert(clip="/x/a.mp4")
+    until(lambda: operators.look() is not None and operators.watch.building)
+    assert shown() == [("label", "a.mp4"), ("label", "Building the scene")] and not loaded
     until(lambda: operators.look() is None)
     assert loaded == ["/x/a.take"]
     assert operators.watch.message == "a.mp4: 2 people" and operators.watch.warnings == ["cut off"]

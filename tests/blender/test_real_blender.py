@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def converted(blender: Blender, tmp_path_factory: pytest.TempPathFactory) -> Pat
     clip = folder / "Drehung 'é' 1.mp4"
     shutil.copyfile(SAMPLE, clip)
     result = blender("-c", "meshpose", "run", clip.name, "--out", "results", cwd=folder)
-    assert "1 person" in result.stdout
+    assert re.search(r"blend: [1-9]\d* (person|people)", result.stdout), result.stdout
     return folder / "results" / f"{clip.stem}.blend"
 
 
@@ -113,6 +114,21 @@ def test_command_says_what_it_can(blender: Blender) -> None:
     assert "\tmeshpose" in blender("-c", "help").stdout
     assert "run CLIP" in blender("-c", "meshpose", "--help").stdout
     assert "run CLIP" in blender("-c", "meshpose", "fly", code=2).stderr
+
+
+def test_disabling_and_enabling_leaves_no_trace(blender: Blender, tmp_path: Path) -> None:
+    script = tmp_path / "twice.py"
+    script.write_text(
+        "import addon_utils, bpy\n"
+        "for _ in range(2):\n"
+        "    assert hasattr(bpy.types.Scene, 'meshpose') and bpy.ops.meshpose.convert.poll()\n"
+        "    addon_utils.disable('bl_ext.user_default.meshpose')\n"
+        "    assert not hasattr(bpy.types.Scene, 'meshpose') and not hasattr(bpy.types, 'MESHPOSE_PT_panel')\n"
+        "    assert addon_utils.enable('bl_ext.user_default.meshpose')\n"
+        "from bl_ext.user_default import meshpose\n"
+        "assert callable(meshpose.convert) and callable(meshpose.build_scene)\n"
+    )
+    blender("-b", "--python-exit-code", "1", "-P", script)
 
 
 def test_bad_clip_is_one_line(blender: Blender, tmp_path: Path) -> None:

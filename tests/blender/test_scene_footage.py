@@ -31,7 +31,8 @@ def blender_shows(path: Path, frames: list[int], fps: float) -> list[float]:
     footage.keep_colours(scene)
     compat.strips(scene).new_movie("clip", str(path), 1, 1)
     render = scene.render
-    render.resolution_x, render.resolution_y, render.image_settings.file_format = *SIZE, "PNG"
+    render.resolution_x, render.resolution_y = SIZE
+    render.image_settings.file_format = "PNG"
     result = []
     for frame in frames:
         scene.frame_set(frame)

@@ -107,7 +107,7 @@ def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, tmp_path
             screen.picture(pictures / "window.png")
         finally:
             window.terminate()
-    assert said("running")[-1]["message"] == "turn.mp4: 1 person"
+    assert said("running")[-1]["message"].startswith("turn.mp4: ")
     assert clip.with_suffix(".take").is_file()
     for name in ("panel.png", "panel-progress.png", "window.png"):
         assert 2_000 < (pictures / name).stat().st_size < 200_000
