@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from takes import FPS, clip_info, estimates, make_take
 
-from meshpose.errors import TakeError
+from meshpose.errors import OutputError, TakeError
 from meshpose.take import COMMIT_SECONDS, Take, clip_identity
 
 
@@ -174,6 +174,22 @@ def test_reader_cannot_write(tmp_path: Path) -> None:
     take = make_take(tmp_path / "a.take")
     with pytest.raises(TakeError, match="reading only"):
         take.add_warning("x")
+
+
+def test_full_disk_is_one_line_and_loses_nothing_committed(tmp_path: Path) -> None:
+    people = [(1, e) for e in estimates(40)]
+    take = Take.create(tmp_path / "a.take", clip_info(tmp_path / "a.mp4", 40))
+    for index in range(10):
+        take.add_frame(index, people[index : index + 1], b"")
+    take.commit()
+    pages = take._db.rows("PRAGMA page_count")[0][0]
+    take._db.rows(f"PRAGMA max_page_count = {pages + 5}")
+    with pytest.raises(OutputError, match="a.take: .*full"):
+        for index in range(10, 40):
+            take.add_frame(index, people[index : index + 1], b"")
+    take.close()
+    with Take.resume(tmp_path / "a.take") as again:
+        assert again.frames.tolist() == list(range(10)) and len(again.person(1).lowpoly_pixels()) == 10
 
 
 def test_names_of_all_kinds(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,9 @@ class Database:
         """Forget what is not committed and let go of the file."""
         if self.writing:
             self.rollback()
-            self.run("DELETE FROM writer")
+            # On a full disk the name stays in the table; without the lock it means nothing.
+            with suppress(OutputError):
+                self.run("DELETE FROM writer")
             self.writing = False
         self._connection.close()
 
