@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job is killed (SIGKILL) at 25 random moments and run again each time: the Take equals an undisturbed run's.
+
+The real job with the real network on a short, small version of the bundled sample.  Each run is a process of its own,
+forked from a server that has the imports done, so that the kills hit the work and not Python's start.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from meshpose import Take
+from meshpose.convert import Settings, steps
+from meshpose.errors import MeshPoseError
+from meshpose.weights import folder
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "samples" / "turn.mp4"
+FRAMES, LONGEST, KILLS = 24, 256, 25
+
+pytestmark = pytest.mark.skipif(
+    not (SAMPLE.exists() and (folder() / "accurate.onnx").exists()), reason="needs the sample clip and the network"
+)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample's first frames, made small."""
+    path = tmp_path_factory.mktemp("clip") / "short.avi"
+    capture, writer = cv2.VideoCapture(str(SAMPLE)), None
+    for _ in range(FRAMES):
+        ok, image = capture.read()
+        assert ok
+        scale = LONGEST / max(image.shape[:2])
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        if writer is None:
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, image.shape[1::-1])
+        writer.write(image)
+    assert writer is not None
+    writer.release()
+    return path
+
+
+def job(clip: str, out: str, told: Connection) -> None:
+    """What runs in the process: the job, telling each step."""
+    for progress in steps(clip, out, Settings(detect_every=5)):
+        told.send(progress.stage)
+    told.send("end")
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    """Starts processes; forked from one that has loaded the job's rooms where the system can fork."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        rooms = ("convert", "video", "detect", "network", "estimate", "track", "rig", "preview")
+        context.set_forkserver_preload([f"meshpose.{room}" for room in rooms])
+    return context
+
+
+def start(server: Any, clip: Path, out: Path) -> tuple[BaseProcess, Iterator[str]]:
+    """Start the job; gives the process and what it tells."""
+    ours, theirs = server.Pipe(duplex=False)
+    process = server.Process(target=job, args=(str(clip), str(out), theirs))
+    process.start()
+    theirs.close()
+
+    def told() -> Iterator[str]:
+        try:
+            while True:
+                yield ours.recv()
+        except EOFError:
+            return
+        finally:
+            ours.close()
+
+    return process, told()
+
+
+def run_to_end(server: Any, clip: Path, out: Path) -> str:
+    """Run the job undisturbed; the Take's digest."""
+    process, told = start(server, clip, out)
+    assert list(told)[-1] == "end"
+    process.join()
+    with Take.open(out / "short.take") as take:
+        assert take.finished and len(take.frames) == FRAMES
+        return take.digest()
+
+
+def test_killed_25_times(server: Any, clip: Path, tmp_path: Path) -> None:
+    expected = run_to_end(server, clip, tmp_path / "undisturbed")
+    dice, kills, rounds, hit = random.Random(7), 0, 0, []
+    while kills < KILLS:
+        out = tmp_path / f"round{rounds}"
+        process, told = start(server, clip, out)
+        # After some steps (0: while it loads), and a little later, so that commits and writes are hit, too.
+        last = "load"
+        for _, stage in zip(range(dice.choice((0, 1, 2, 4, 8, 16, 24, 30, 40))), told):
+            last = stage
+        time.sleep(dice.uniform(0, 0.3))
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            kills += 1
+            hit.append(last)
+        if last == "end" or (out / "short_preview.mp4").exists() or kills == KILLS:
+            assert run_to_end(server, clip, out) == expected, f"after kills in {hit}"
+            left = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+            assert left == ["short.take", "short_preview.mp4"]
+            rounds += 1
+    assert "track" in hit and len(set(hit)) > 1, hit
+
+
+def test_take_can_be_read_while_it_is_written(server: Any, clip: Path, tmp_path: Path) -> None:
+    process, told = start(server, clip, tmp_path)
+    seen: set[int] = set()
+    for _ in told:
+        with Take.open(tmp_path / "short.take") as take:
+            frames = take.frames
+            assert frames.tolist() == list(range(len(frames)))
+            for number in take.people:
+                person = take.person(number)
+                assert len(person.lowpoly_pixels()) == len(person.visibility()) == len(person.frames)
+        seen.add(len(frames))
+    process.join()
+    assert process.exitcode == 0 and max(seen) == FRAMES
+
+
+def test_second_job_is_refused(server: Any, clip: Path, tmp_path: Path) -> None:
+    process, told = start(server, clip, tmp_path)
+    next(told)
+    with pytest.raises(MeshPoseError, match=f"process {process.pid} on .* is writing this Take"):
+        list(steps(clip, tmp_path, Settings(detect_every=5)))
+    process.kill()
+    process.join()
