@@ -74,7 +74,7 @@ def stored_path(path: Path) -> str:
 def load(info: ClipInfo, times: np.ndarray, folder: Path) -> Footage:
     """Load the clip for the background; where Blender would not show what the core saw, write a copy into `folder`.
 
-    times (F,): seconds of the pictures from the clip's start.  A missing or unreadable file is a note, not an error:
+    times (F,): seconds of all pictures from the clip's start.  A missing or unreadable file is a note, not an error:
     bodies and camera are worth having without the footage.
     """
     notes: list[str] = []

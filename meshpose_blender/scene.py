@@ -54,7 +54,7 @@ class BuiltTake:
 
 @dataclass(frozen=True)
 class _Clock:
-    """Scene frames (B,) and the clip's frame that Blender shows on each, -1 before the first one looked at."""
+    """Scene frames (B,) and the clip's frame that Blender shows on each, -1 where that one was not looked at."""
 
     frames: np.ndarray
     shown: np.ndarray
@@ -95,13 +95,11 @@ def _build(
     scene = bpy.context.scene
     empty = is_untouched(scene)
     info = take.clip if clip is None else replace(take.clip, path=Path(clip).resolve())
-    times = take.times() - (float(info.times[0]) if len(info.times) else 0.0)
+    times = clip_times(take)
     home = Path(folder) if folder else Path(bpy.data.filepath or take.path.resolve()).parent
     film = footage.load(info, times, home)
-    pictures = footage.shown_pictures(times, film.fps)
-    looked = take.frames
-    shown = np.where(pictures >= 0, looked[np.maximum(pictures, 0)], -1) if len(looked) else pictures
-    clock = _Clock(np.arange(len(shown)) + start, shown)
+    shown = footage.shown_pictures(times, film.fps)
+    clock = _Clock(np.arange(len(shown)) + start, np.where(np.isin(shown, take.frames), shown, -1))
     name = info.path.stem
     collection = bpy.data.collections.new(name)
     scene.collection.children.link(collection)
@@ -125,6 +123,21 @@ def _build(
     if empty:
         _look_through_camera(scene)
     return BuiltTake(collection, camera, built, [*take.warnings, *film.notes])
+
+
+def clip_times(take: Take) -> np.ndarray:
+    """Seconds (F,) of all of the clip's pictures from its start, rising; those looked at as they were decoded."""
+    times, looked, seconds = np.asarray(take.clip.times, np.float64), take.frames, take.times()
+    if not len(looked):
+        return times - times[:1]
+    first, last = int(looked[0]), int(looked[-1])
+    start = seconds[0] if first == 0 else times[0]
+    times = np.concatenate([times, np.full(max(0, last + 1 - len(times)), seconds[-1])])
+    times[looked] = seconds
+    # What the container says of the others is a guess for some containers.
+    times[:first] = np.minimum(times[:first], seconds[0])
+    times[last + 1 :] = np.maximum(times[last + 1 :], seconds[-1])
+    return np.maximum.accumulate(times) - start
 
 
 class _Shared:
@@ -245,8 +258,8 @@ def _adopt(
     footage.set_rate(scene, film.fps)
     footage.set_format(scene, take.camera)
     footage.keep_colours(scene)
-    if len(clock.frames):
-        within = clock.frames[clock.shown >= 0]
+    within = clock.frames[clock.shown >= 0]
+    if len(within):
         scene.frame_start, scene.frame_end = int(within[0]), int(within[-1])
         scene.frame_set(scene.frame_start)
     scene.camera = camera
