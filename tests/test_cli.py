@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,72 +19,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from takes import estimates
+from fake_network import FRAMES, FakeTracker, install, job
 
 from meshpose import Take, __version__, convert
-from meshpose.body import Body
 from meshpose.cli import main
-from meshpose.errors import InputError, MeshPoseError
-from meshpose.rig import RigFit
+from meshpose.errors import InputError
 
-FRAMES = 10
-job = sys.modules["meshpose.convert"]  # the package's attribute of this name is the function
-
-
-class FakeTracker:
-    """Two people: the first always there, the second from frame 3; each picture leaves a trace in the scores."""
-
-    looked: list[int] = []
-    nobody = False
-    fails_at: int | None = None
-
-    def __init__(self, *arguments: Any) -> None:
-        self.memory = 0.0
-
-    def step(self, index: int, image: np.ndarray) -> list[Any]:
-        if index == self.fails_at:
-            raise MeshPoseError("the fake fails here")
-        self.looked.append(index)
-        self.memory = 0.5 * self.memory + float(image.mean()) / 1000
-        if self.nobody:
-            return []
-        people = [(1, PEOPLE[0][index])] + ([(2, PEOPLE[1][index])] if index >= 3 else [])
-        return [(n, type(e)(e.crop, e.vertices, e.visibility, self.memory)) for n, e in people]
-
-    def state(self) -> bytes:
-        return pickle.dumps(self.memory)
-
-    @classmethod
-    def restore(cls, state: bytes, *arguments: Any) -> FakeTracker:
-        tracker = cls()
-        tracker.memory = pickle.loads(state)
-        return tracker
-
-    def finished(self) -> list[int]:
-        return [] if self.nobody else [1, 2]
-
-
-def standing_still(lowpoly: np.ndarray, visibility: np.ndarray, frames: np.ndarray, body: Body, height: Any) -> RigFit:
-    """A rig fit that costs nothing."""
-    rotations = np.zeros((len(frames), len(body.bone_names), 4))
-    rotations[..., 0] = 1
-    return RigFit(np.full(6, 0.5), (height or 1.7) / 1.7, rotations, lowpoly.mean(1), frames)
-
-
-PEOPLE = [list(estimates(FRAMES, seed)) for seed in range(2)]
+FAKE = Path(__file__).with_name("fake_network.py")
 
 
 @pytest.fixture(autouse=True)
 def fake_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeTracker]]:
     """The job with the fake in the network's place; gives the fake."""
-    for name in ("network.Network", "estimate.Estimator", "detect.PeopleDetector"):
-        monkeypatch.setattr(f"meshpose.{name}", lambda *a: None)
-    fake = type("Fake", (FakeTracker,), {"looked": []})
-    monkeypatch.setattr("meshpose.track.Tracker", fake)
-    monkeypatch.setattr(job, "_weights_hash", lambda name: f"hash of {name}")
-    monkeypatch.setattr("meshpose.rig.fit_rig", standing_still)
-    monkeypatch.setattr("meshpose.preview.draw_mesh", lambda image, *a: image.copy())
-    yield fake
+    yield install(monkeypatch.setattr)
 
 
 def write_clip(path: Path, frames: int = FRAMES, seed: int = 0) -> Path:
@@ -393,3 +340,65 @@ def test_name_that_is_no_text(clip: Path, tmp_path: Path, capsys: pytest.Capture
     clip.rename(odd)
     assert run(odd, "--out", tmp_path) == 2
     assert "UTF-8" in only_line(capsys)
+
+
+# -- as a process of its own -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process(clip: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `run CLIP --progress json` with the fake as a process and waits for its third frame."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(stdin: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+        command = [sys.executable, str(FAKE), "run", str(clip), "--out", str(tmp_path), "--progress", "json"]
+        env = {**os.environ, "MESHPOSE_FAKE_SECONDS": "0.1"}
+        pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        child = subprocess.Popen(command, text=True, env=env, **pipes)
+        started.append(child)
+        assert child.stdout is not None
+        while json.loads(child.stdout.readline())["frame"] < 3:
+            pass
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize("how", ["stdin", "SIGINT", "SIGTERM"])
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_process_is_cancelled(
+    process: Callable[..., subprocess.Popen[str]], clip: Path, tmp_path: Path, how: str
+) -> None:
+    child = process()
+    if how == "stdin":
+        assert child.stdin is not None
+        child.stdin.close()
+        child.stdin = None
+    else:
+        child.send_signal(signal.Signals[how])
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and err == ""
+    assert json.loads(out.splitlines()[-1]) == {"event": "cancelled"}
+    with Take.open(tmp_path / "clip.take") as take:
+        kept = take.frames.tolist()
+    assert 3 <= len(kept) < FRAMES
+    assert run(clip, "--out", tmp_path) == 0
+    assert Take.open(tmp_path / "clip.take").frames.tolist() == list(range(FRAMES))
+
+
+def test_process_without_stdin_runs_to_its_end(process: Callable[..., subprocess.Popen[str]]) -> None:
+    child = process(stdin=subprocess.DEVNULL)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 0 and err == "" and json.loads(out.splitlines()[-1])["event"] == "done"
+
+
+def test_reader_of_the_events_goes_away(process: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    child = process()
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.wait(timeout=60) == 130
+    assert child.stderr is not None and child.stderr.read() == ""
+    assert len(Take.open(tmp_path / "clip.take").frames) >= 3
