@@ -78,9 +78,9 @@ def test_sides_suit_the_people() -> None:
 
     for people in ([300.0], [60.0, 65, 70], [40.0, 90, 400]):
         sides = detect.sides_for(people, (720, 1280))
-        assert len(sides) <= len(people) and all(s % 32 == 0 and 128 <= s <= 1300 for s in sides)
+        assert len(sides) <= len(people) and all(s % 32 == 0 and 128 <= s <= 960 for s in sides)
         for p in people:
-            assert 64 <= at(p, sides, 1280) <= 256 or sides[-1] >= 1280
+            assert 64 <= at(p, sides, 1280) <= 256 or sides[-1] >= 960
     assert len(detect.sides_for([60.0, 65, 70], (720, 1280))) == 1
 
 

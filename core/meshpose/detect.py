@@ -88,7 +88,7 @@ def sides_for(people: Iterable[float], image_shape: Sequence[int]) -> list[int]:
     """The sides at which persons of the given longer box sides (picture pixels) are found best, few of them."""
     long_side = max(image_shape[:2])
     groups: list[list[float]] = []
-    for side in sorted(min(max(long_side * BEST_PERSON / max(p, 1.0), 128), 1280) for p in people):
+    for side in sorted(min(max(long_side * BEST_PERSON / max(p, 1.0), 128), 960) for p in people):
         if groups and side <= 1.6 * groups[-1][0]:  # one side serves persons of 0.8 to 1.3 times the best size
             groups[-1].append(side)
         else:

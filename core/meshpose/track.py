@@ -248,7 +248,7 @@ class Tracker:
             return 0.0
         look = matching.look_of(image, detection.keypoints[:, :2]) if track.look.size else None
         alike = 0.0 if look is None else matching.look_likeness(track.look, look) - self.settings.same_look
-        return max(0.0, 0.5 * (now + going) + alike)
+        return max(0.0, 0.5 * (now + going) + 1.5 * alike)
 
     def _agree(self, track: _Track, sights: dict[int, _Sight], detection: Detection, image: np.ndarray) -> None:
         """A detection belongs to a track: if the mesh lies elsewhere, it is put onto the detected person."""
@@ -356,8 +356,15 @@ class Tracker:
     @staticmethod
     def _remember_look(track: _Track, image: np.ndarray, clear: bool) -> None:
         look = matching.look_of(image, track.points) if clear else None
-        if look is not None:
-            track.look = look if not track.look.size else 0.85 * track.look + 0.15 * look
+        if look is None:
+            return
+        if not track.look.size:
+            track.look = look
+            return
+        # what looks different is most likely somebody else in front: it is hardly learnt
+        alike = matching.look_likeness(track.look, look)
+        pace = 0.15 * min(1.0, max(0.05, (alike - 0.6) / 0.3))
+        track.look = (1 - pace) * track.look + pace * look
 
     def _forget(self, index: int) -> None:
         """Lost persons who stay away for long keep nothing but their counts; what never became a person goes first."""
