@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,23 +34,26 @@ Figures = dict[str, Any]
 
 
 class Stages:
-    """Time spent inside functions that were wrapped, each without what wrapped functions inside of it took."""
+    """Time spent inside functions that were wrapped, each without what wrapped functions inside of it took.
+
+    seconds: stage -> (2,) wall seconds, and seconds of CPU over all threads (the one to look at on a busy machine).
+    """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._inner: list[float] = []
+        self.seconds: dict[str, np.ndarray] = {}
+        self._inner: list[np.ndarray] = []
 
     @contextlib.contextmanager
     def inside(self, stage: str) -> Iterator[None]:
         """Count the time of a with-block under `stage`."""
-        self._inner.append(0.0)
-        start = time.perf_counter()
+        self._inner.append(np.zeros(2))
+        start = clocks()
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
+            spent = clocks() - start
             nested = self._inner.pop()
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - nested
+            self.seconds[stage] = self.seconds.get(stage, np.zeros(2)) + spent - nested
             if self._inner:
                 self._inner[-1] += spent
 
@@ -80,6 +83,11 @@ class Stages:
         setattr(owner, name, timed)
 
 
+def clocks() -> np.ndarray:
+    """(2,) wall time and this process's CPU time, seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def peak_mib() -> float:
     """Largest memory of this process so far, MiB."""
     try:
@@ -95,40 +103,37 @@ def peak_mib() -> float:
 
 def measure_convert(clip: Path, folder: Path) -> Figures:
     """Clip to Take: frames per second of the whole, seconds by stage."""
-    from meshpose import convert, detect, network, preview, take, track, video
+    from meshpose import detect, network, preview, take, track, video
 
+    convert = importlib.import_module("meshpose.convert")  # the package's attribute of this name is the function
     stages = Stages()
-    stages.wrap_iteration(video.Clip, "__iter__", "decode")
-    stages.wrap(detect.PeopleDetector, "__call__", "detect")
+    for room, name in ((detect.PeopleDetector, "__init__"), (network.Network, "__init__")):
+        stages.wrap(room, name, "load networks (once)")
+    stages.wrap_iteration(video.Clip, "__iter__", "decode (also for the preview)")
+    stages.wrap(detect.PeopleDetector, "__call__", "find people")
     stages.wrap(network.Network, "__call__", "network")
-    stages.wrap(track.Tracker, "step", "track (crops, warps, identity)")
+    stages.wrap(track.Tracker, "step", "follow (crops, warps, identity)")
     for name in ("add_frame", "commit", "finish", "set_place", "set_fit"):
         stages.wrap(take.Take, name, "take")
-    for room, name, stage in _derived_steps(convert, preview):
-        stages.wrap(room, name, stage)
-    start = time.perf_counter()
-    with stages.inside("load and rest"):
+    stages.wrap(convert, "metres_per_pixel", "place")
+    stages.wrap(convert, "fit_rig", "rig")
+    stages.wrap_iteration(preview, "write", "preview")
+    start = clocks()
+    with stages.inside("rest"):
         result = convert.convert(clip, folder, restart=True)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = clocks() - start
     frames = len(result.frames)
     return {
         "frames": frames,
         "people": len(result.people),
         "size": [result.clip.width, result.clip.height],
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "fps": frames / seconds,
-        "ms_per_frame_by_stage": {k: 1000 * v / max(1, frames) for k, v in stages.seconds.items()},
+        "ms_per_frame_by_stage": {k: list(1000 * v / max(1, frames)) for k, v in stages.seconds.items()},
         "peak_mib": peak_mib(),
         "take": str(result.path),
     }
-
-
-def _derived_steps(convert: Any, preview: Any) -> Iterator[tuple[Any, str, str]]:
-    """The steps behind the network, where the job calls them."""
-    for name, stage in (("fit_rig", "rig fit"), ("place", "place"), ("write_preview", "preview")):
-        for room in (convert, preview):
-            if callable(getattr(room, name, None)):
-                yield room, name, stage
 
 
 def measure_landmarks(clip: Path, take_file: Path) -> Figures:
@@ -156,18 +161,19 @@ def measure_landmarks(clip: Path, take_file: Path) -> Figures:
     except MeshPoseError as error:
         figures["left_out"] = str(error)
     for name, run in paths.items():
-        spent, count = 0.0, 0
+        spent, count = np.zeros(2), 0
         frames = iter(Clip(clip))
         while True:
-            start = time.perf_counter()
+            start = clocks()
             frame = next(frames, None)
             if frame is None:
                 break
             if frame.index in crops:
                 run(frame.image, crops[frame.index])
-                spent += time.perf_counter() - start if count else 0.0  # the first one warms up
+                spent += clocks() - start if count else 0.0  # the first one warms up
                 count += 1
-        figures[f"{name}_fps"] = (count - 1) / spent if count > 1 else float("nan")
+        figures[f"{name}_fps"] = (count - 1) / spent[0] if count > 1 else float("nan")
+        figures[f"{name}_cpu_ms"] = 1000 * spent[1] / max(1, count - 1)
     figures["peak_mib"] = peak_mib()
     return figures
 
@@ -219,25 +225,28 @@ def measure_scene(take_file: Path) -> Figures:
         long = Path(folder) / "long.take"
         lengthen(take_file, long, SCENE_FRAMES)
         bpy.ops.wm.read_factory_settings(use_empty=True)
-        start = time.perf_counter()
+        start = clocks()
         built = build_scene(long)
-        build_seconds = time.perf_counter() - start
+        build_seconds, build_cpu_seconds = clocks() - start
     scene = bpy.context.scene
     objects = [person.mesh for person in built.people]
     spent = []
     for frame in range(scene.frame_start, min(scene.frame_end, scene.frame_start + 120)):
-        start = time.perf_counter()
+        start = clocks()
         scene.frame_set(frame)
         graph = bpy.context.evaluated_depsgraph_get()
         counts = [len(o.evaluated_get(graph).data.vertices) for o in objects]
-        spent.append(1000 * (time.perf_counter() - start))
+        spent.append(1000 * (clocks() - start))
+    wall, cpu = np.median(spent, axis=0)
     return {
         "blender": bpy.app.version_string,
         "frames": SCENE_FRAMES,
         "people": len(objects),
-        "vertices_last_frame": counts if spent else [],
+        "vertices_last_frame": counts,
         "build_seconds": build_seconds,
-        "playback_ms_per_frame": statistics.median(spent),
+        "build_cpu_seconds": build_cpu_seconds,
+        "playback_ms_per_frame": wall,
+        "playback_cpu_ms_per_frame": cpu,
         "peak_mib": peak_mib(),
     }
 
@@ -259,32 +268,35 @@ def in_own_process(part: str, *arguments: str | Path) -> Figures:
 
 
 def table(figures: Figures) -> str:
-    """The figures for people."""
-    lines = []
-    whole = figures["convert"]
-    if "failed" in whole:
-        return f"convert failed: {whole['failed']}"
+    """The figures for people: wall time first, CPU time of all threads behind it."""
+    whole, beside, scene = figures["convert"], figures["landmarks"], figures["scene"]
     size = "x".join(map(str, whole["size"]))
-    lines.append(
-        f"{figures['clip']}: {whole['frames']} frames of {size}, {whole['people']} people, {figures['cpus']} CPUs"
-    )
-    lines.append(f"  clip to Take                 {whole['fps']:8.1f} fps   peak {whole['peak_mib']:.0f} MiB")
-    for stage, ms in sorted(whole["ms_per_frame_by_stage"].items(), key=lambda item: -item[1]):
-        lines.append(f"    {stage:32s} {ms:8.2f} ms a frame")
-    beside = figures["landmarks"]
-    for name, words in (("meshpose", "our network, one pass"), ("landmarks", "BlazePose heavy, one pass")):
+    load = f", load {figures['load']:.1f}" if figures["load"] is not None else ""
+    people = f"{whole['frames']} frames of {size}, {whole['people']} people"
+    lines = [f"{figures['clip']}: {people}, {figures['cpus']} CPUs{load}"]
+
+    def line(name: str, value: str, cpu: str = "", more: str = "") -> None:
+        lines.append(f"  {name:36s} {value:>16s}   {cpu:>16s}   {more}".rstrip())
+
+    line("", "wall", "CPU")
+    cpu = f"{1000 * whole['cpu_seconds'] / max(1, whole['frames']):.1f} ms a frame"
+    line("clip to Take and preview", f"{whole['fps']:.1f} fps", cpu, f"peak {whole['peak_mib']:.0f} MiB")
+    for stage, (wall, busy) in sorted(whole["ms_per_frame_by_stage"].items(), key=lambda item: -item[1][0]):
+        line(f"  {stage}", f"{wall:.2f} ms a frame", f"{busy:.2f} ms a frame")
+    for name, words in (("meshpose", "our network, one person"), ("landmarks", "BlazePose heavy, one person")):
         if f"{name}_fps" in beside:
-            lines.append(f"  {words:28s} {beside[f'{name}_fps']:8.1f} fps   (decode, warp, run; one person)")
+            cpu = f"{beside[f'{name}_cpu_ms']:.1f} ms a frame"
+            line(words, f"{beside[f'{name}_fps']:.1f} fps", cpu, "decode, warp, one pass")
     if reason := beside.get("left_out") or beside.get("failed"):
-        lines.append(f"  BlazePose heavy: not measured ({reason})")
-    scene = figures["scene"]
+        line("BlazePose heavy", "not measured", "", reason)
     if "failed" in scene:
-        lines.append(f"  scene: not measured ({scene['failed']})")
+        line("scene", "not measured", "", scene["failed"])
     else:
-        blender = f"Blender {scene['blender']}, {scene['people']} people"
-        lines.append(f"  scene of {scene['frames']} frames          {scene['build_seconds']:8.2f} s     ({blender})")
-        playback = f"{scene['playback_ms_per_frame']:8.2f} ms a frame   peak {scene['peak_mib']:.0f} MiB"
-        lines.append(f"  playback, evaluated          {playback}")
+        name = f"scene of {scene['frames']} frames, {scene['people']} people"
+        line(name, f"{scene['build_seconds']:.2f} s", f"{scene['build_cpu_seconds']:.2f} s", f"bpy {scene['blender']}")
+        wall, busy = scene["playback_ms_per_frame"], scene["playback_cpu_ms_per_frame"]
+        more = f"peak {scene['peak_mib']:.0f} MiB"
+        line("playback, evaluated", f"{wall:.2f} ms a frame", f"{busy:.2f} ms a frame", more)
     return "\n".join(lines)
 
 
@@ -308,6 +320,7 @@ def main(argv: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         figures: Figures = {"clip": str(options.clip), "cpus": os.cpu_count()}
+        figures["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         figures["convert"] = in_own_process("convert", options.clip, "--folder", folder)
         if "failed" in figures["convert"]:
             print(f"error: {figures['convert']['failed']}", file=sys.stderr)
