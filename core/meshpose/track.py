@@ -227,7 +227,8 @@ class Tracker:
         found = self.detector(image, self._sides(image, active))
         found = [d for d in found if max(d.box[2:]) >= self.settings.min_size]
         self._runs, self._last_run = self._runs + 1, index
-        gain = np.array([[self._gain(t, sights[t.number], d, image) for d in found] for t in active])
+        looks = [matching.look_of(image, d.keypoints[:, :2]) for d in found] if active else []
+        gain = np.array([[self._gain(t, sights[t.number], d, k) for d, k in zip(found, looks)] for t in active])
         for track in active:
             track.asked += 1
         matched = matching.assign(gain.reshape(len(active), len(found)))
@@ -240,15 +241,16 @@ class Tracker:
         for detection in rest:
             self._welcome(index, image, detection, sights)
 
-    def _gain(self, track: _Track, sight: _Sight, detection: Detection, image: np.ndarray) -> float:
+    def _gain(self, track: _Track, sight: _Sight, detection: Detection, look: np.ndarray | None) -> float:
         """How well a detection fits a track: where the mesh is, where it was going, and looks; 0 for not at all."""
         now = _fit(sight.points, sight.box, detection)
         going = _fit(track.expected(), track.box + np.pad(track.velocity, (0, 2)), detection)
         if max(now, going) < 0.2:
             return 0.0
-        look = matching.look_of(image, detection.keypoints[:, :2]) if track.look.size else None
-        alike = 0.0 if look is None else matching.look_likeness(track.look, look) - self.settings.same_look
-        return max(0.0, 0.5 * (now + going) + 1.5 * alike)
+        gain = 0.5 * (now + going)
+        if look is not None and track.look.size:
+            gain += 1.5 * (matching.look_likeness(track.look, look) - self.settings.same_look)
+        return max(0.0, gain)
 
     def _agree(self, track: _Track, sights: dict[int, _Sight], detection: Detection, image: np.ndarray) -> None:
         """A detection belongs to a track: if the mesh lies elsewhere, it is put onto the detected person."""
