@@ -236,7 +236,7 @@ class Body:
         """
         linear, heads = self.transforms(shape, rotations, translation)
         affine = np.concatenate([linear, (heads - np.einsum("fjab,jb->fja", linear, shape.heads))[..., None]], -1)
-        affine = np.ascontiguousarray(affine.transpose(0, 2, 3, 1)).reshape(len(linear), 12, -1)
+        affine = np.ascontiguousarray(affine.transpose(0, 2, 3, 1)).reshape(len(linear), 12, len(self.bone_names))
         rest = np.ascontiguousarray(shape.vertices.T)
         actions = (
             None if face is None else np.broadcast_to(np.asarray(face, np.float32), (len(linear), len(self.face_names)))

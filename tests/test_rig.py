@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rig fit: posed true bodies with noise must come back as shape and bone rotations that reproduce the mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from meshpose import rig
+from meshpose.body import Body, rotation_matrix
+from meshpose.errors import InputError
+from meshpose.rig import fit_rig, rotation_vector
+from meshpose.upsample import Upsampler
+from training.random_bodies import random_bodies
+
+
+@dataclass
+class Clip:
+    """A person in front of the camera: truth (F, N, 3) and a noisy mesh as the network would give it, camera frame."""
+
+    truth: np.ndarray
+    mesh: np.ndarray
+    stature: float
+    rotations: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def body() -> Body:
+    return Body.load()
+
+
+def make_clip(body: Body, seed: int, frames: int = 8, noise: float = 0.005) -> Clip:
+    """Different poses of one adult, fingers and face moving, any side to the camera."""
+    rng = np.random.default_rng(seed)
+    bodies = random_bodies(body, frames, rng, adults=True)
+    shape = body.shape(bodies.phenotype[0])
+    truth = body.pose(shape, bodies.rotations, bodies.translation + [0, 0, 4], bodies.face)
+    low = truth[:, body.lowpoly] + rng.normal(0, noise, (frames, 500, 3))
+    return Clip(truth, Upsampler.load().up(low), shape.stature, bodies.rotations)
+
+
+def distance(body: Body, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean distance (F,) of the outer skin, millimetres."""
+    return np.linalg.norm(a - b, axis=-1)[:, ~body.inner].mean(1) * 1000
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_posed_body_reproduces_a_noisy_mesh(body: Body, seed: int) -> None:
+    clip = make_clip(body, seed)
+    fit = fit_rig(clip.mesh, np.ones((8, 500)), np.arange(8), body)
+    posed = fit.vertices(body)
+    assert posed.shape == clip.truth.shape and posed.dtype == np.float32
+    assert distance(body, posed, clip.truth).mean() < 10
+    assert distance(body, posed, clip.truth).max() < 18
+    assert distance(body, posed, clip.mesh).mean() < 15, "the issue's measure: the predicted mesh"
+    assert abs(fit.stature(body) / clip.stature - 1) < 0.03
+
+
+def test_bones_turn_as_they_did(body: Body) -> None:
+    clip = make_clip(body, 5)
+    fit = fit_rig(clip.mesh, np.ones((8, 500)), np.arange(8), body)
+    root = rotation_matrix(fit.rotations[:, 0]).swapaxes(1, 2) @ rotation_matrix(clip.rotations[:, 0])
+    assert np.degrees(np.linalg.norm(rotation_vector(root), axis=-1)).mean() < 8, "pelvis and lowest spine share a bend"
+    joints = [body.joints(v, "lsp14") for v in (fit.vertices(body), clip.truth)]
+    assert np.linalg.norm(joints[0] - joints[1], axis=-1).mean() < 0.010
+
+
+def test_guessed_vertices_count_little(body: Body) -> None:
+    """The left arm is occluded and guessed wrongly by 10 cm: the seen rest must not suffer."""
+    clip = make_clip(body, 6)
+    arm = np.isin(body.skin_bones[:, 0], [i for i, n in enumerate(body.bone_names) if "arm" in n and n.endswith("L")])
+    mesh = clip.mesh.copy()
+    mesh[:, arm] += np.random.default_rng(0).normal(0, 0.1, (8, 1, 3))
+    visibility = np.where(arm[body.lowpoly], 0.02, 1.0) * np.ones((8, 1))
+    seen = np.flatnonzero(~arm & ~body.inner)
+    error = np.linalg.norm(fit_rig(mesh, visibility, np.arange(8), body).vertices(body) - clip.truth, axis=-1)[:, seen]
+    assert error.mean() < 0.015
+
+
+def test_given_height_fixes_the_stature(body: Body) -> None:
+    clip = make_clip(body, 7)
+    fit = fit_rig(clip.mesh, np.ones((8, 500)), np.arange(8), body, height=1.60)
+    assert abs(fit.stature(body) - 1.60) < 1e-3
+
+
+def test_standing_person_faces_the_camera(body: Body) -> None:
+    """A body upright before the camera: its root's turn takes z up to y down, and its delta is nothing else."""
+    turn = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], float)  # camera x = left of the person's, y = -z, z = +y
+    identity = np.zeros((1, len(body.bone_names), 4), np.float32)
+    identity[..., 0] = 1
+    standing = body.pose(body.shape(), identity, np.zeros((1, 3))) @ turn.T.astype(np.float32) + np.array([0, 0, 3])
+    fit = fit_rig(standing, np.ones((1, 500)), np.array([41]), body)
+    assert list(fit.frames) == [41]
+    np.testing.assert_allclose(rotation_matrix(fit.rotations[0, 0]), turn, atol=0.02)
+    assert np.degrees(np.linalg.norm(rotation_vector(rotation_matrix(fit.rotations[0, 1:])), axis=-1)).max() < 6
+    assert distance(body, fit.vertices(body), standing).max() < 6
+
+
+def test_quaternions_are_unit_and_continuous(body: Body) -> None:
+    angles = np.linspace(0, 4 * np.pi, 20)
+    turn = np.stack([np.cos(angles / 2), 0 * angles, 0 * angles, np.sin(angles / 2)], 1)
+    rotations = np.zeros((20, len(body.bone_names), 4))
+    rotations[..., 0] = 1
+    rotations[:, 0] = turn
+    mesh = body.pose(body.shape(), rotations, np.zeros((20, 3)))
+    fit = fit_rig(mesh, np.ones((20, 500)), np.arange(20), body)
+    np.testing.assert_allclose(np.linalg.norm(fit.rotations, axis=-1), 1, atol=1e-6)
+    assert (fit.rotations[1:] * fit.rotations[:-1]).sum(-1).min() > 0.9
+
+
+def test_chunks_do_not_show(body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = make_clip(body, 8, frames=6)
+    together = fit_rig(clip.mesh, np.ones((6, 500)), np.arange(6), body)
+    monkeypatch.setattr(rig, "CHUNK", 4)
+    apart = fit_rig(clip.mesh[:, body.lowpoly], np.ones((6, 500)), np.arange(6), body)
+    np.testing.assert_allclose(together.rotations, apart.rotations, atol=1e-4)
+    np.testing.assert_allclose(together.translation, apart.translation, atol=1e-4)
+
+
+def test_nobody_gives_an_empty_fit(body: Body) -> None:
+    fit = fit_rig(np.zeros((0, 500, 3)), np.zeros((0, 500)), np.zeros(0), body)
+    assert fit.rotations.shape == (0, len(body.bone_names), 4) and fit.vertices(body).shape == (0, 13718, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"vertices": np.zeros((2, 400, 3))}, "vertices"), ({"visibility": np.ones((3, 500))}, "visibility"),
+     ({"vertices": np.full((2, 500, 3), np.nan)}, "finite"), ({"height": 175.0}, "metres")],
+)  # fmt: skip
+def test_bad_input_is_one_clear_line(body: Body, change: dict[str, object], message: str) -> None:
+    given: dict[str, object] = {"vertices": np.zeros((2, 500, 3)), "visibility": np.ones((2, 500)), "frames": [0, 1]}
+    with pytest.raises(InputError, match=message) as error:
+        fit_rig(**(given | change), body=body)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
