@@ -50,6 +50,7 @@ def test_better_than_nearest_point_on_triangle(body: Body, upsampler: Upsampler,
 @pytest.mark.slow
 def test_rivals_with_dense_layers(body: Body, upsampler: Upsampler, meshes: np.ndarray) -> None:
     """All 500 vertices in closed form bound what two dense layers can reach; the trained pair stays behind both."""
+    pytest.importorskip("torch")
     train = solve_upsampler.sample(body, 300, 99)
     ours = means(solve_upsampler.errors(body, lambda x: upsampler.up(x, CLEAN), meshes))
     bound = means(solve_upsampler.errors(body, solve_upsampler.dense_lift(body, train, 0.001), meshes))

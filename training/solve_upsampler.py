@@ -18,9 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components, dijkstra
-from scipy.spatial import cKDTree
 
 from meshpose.body import Body
 from meshpose.upsample import Upsampler
@@ -98,6 +95,11 @@ def solve(body: Body, meshes: Array, sharp: float, smooth: float) -> tuple[Array
 
 def skin_distance(body: Body) -> Array:
     """Distance (N, V) in metres along the edges of the average adult; eyes and tongue hang on the nearest skin."""
+    # Here, not above: the tests measure with this module where scipy is not installed.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components, dijkstra
+    from scipy.spatial import cKDTree
+
     n, x = len(body.template), body.template.astype(np.float64)
     edges = np.concatenate([body.triangles[:, pair] for pair in ([0, 1], [1, 2], [2, 0])])
     labels = connected_components(coo_matrix((np.ones(len(edges)), edges.T), shape=(n, n)), directed=False)[1]
