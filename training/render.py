@@ -41,7 +41,7 @@ from training import looks
 from training.looks import Cloth, Places, Wardrobe
 from training.poses import PoseSampler, random_phenotype
 from training.synth_body import Rest, SynthBody, rotation
-from training.zbuffer import Samples, cover, nearest, vertex_normals
+from training.zbuffer import Samples, cover, interpolate, nearest, vertex_normals
 
 SIZE, FINE, SHARD, IUV, MASK = 288, 1.5, 500, 196, 96
 EYES = 7  # last of a body's paints
@@ -198,7 +198,8 @@ class Renderer:
             for i, (chosen, puff) in enumerate(layers):
                 bumps = 0.6 + 0.4 * np.sin(rest.vertices[chosen] @ rng.normal(0, 18, 3) + rng.uniform(0, 6))
                 shape[chosen] += self.normals[chosen] * (puff * bumps[:, None]).astype(np.float32)
-                material[chosen[self.triangles].sum(1) >= 2] = i + 1
+                on = chosen.astype(np.int8)
+                material[sum(on[self.triangles[:, k]] for k in range(3)) >= 2] = i + 1
             posed = view.camera(body.skin(shape, body.weights, transforms))
             meshes = [Mesh(posed, self.triangles, rest.vertices, self.uv, self.uv_triangles, material, paints)]
             if gender > 0.4 and rng.random() < 0.25:
@@ -261,7 +262,7 @@ class Renderer:
         for m in meshes:
             s = cover(view.pixels(m.points) * FINE, 1 / m.points[:, 2], m.triangles, (size, size), m.two_sided)
             if m.alpha is not None:
-                uv = (m.uv[m.uv_triangles[s.triangle]] * s.barycentric[..., None]).sum(1)
+                uv = interpolate(m.uv, m.uv_triangles[s.triangle], s.barycentric)
                 s = s.keep(np.flatnonzero(looks.look_up(m.alpha, uv)[:, 3] > 100))
             parts.append(s)
             cosine = vertex_normals(m.points, m.triangles) @ light
@@ -289,24 +290,23 @@ class Renderer:
         height = (low - middle) @ light + 3.0
         s = cover((low - middle) @ frame.T * (n / 2.6) + n / 2, height, self.body.lowpoly_faces, (n, n), True)
         top = np.zeros(n * n, np.float32)
-        corner = height[self.body.lowpoly_faces[s.triangle]]
-        np.maximum.at(top, s.pixel, (corner * s.barycentric).sum(1).astype(np.float32))
+        over_pixel = interpolate(height, self.body.lowpoly_faces[s.triangle], s.barycentric)
+        np.maximum.at(top, s.pixel, over_pixel.astype(np.float32))
         at = np.clip(((points - middle) @ frame.T * (n / 2.6) + n / 2).astype(int), 0, n - 1)
         over = top.reshape(n, n)[at[:, 1], at[:, 0]] - ((points - middle) @ light + 3.0)
         return np.clip(1.6 - over / 0.05, 0, 1)
 
     @staticmethod
     def _shade(m: Mesh, s: Samples, shade: np.ndarray) -> np.ndarray:
-        b = s.barycentric[..., None]
         corners = m.triangles[s.triangle]
-        rest = (m.rest[corners] * b).sum(1)
-        uv = (m.uv[m.uv_triangles[s.triangle]] * b).sum(1)
+        rest = interpolate(m.rest, corners, s.barycentric)
+        uv = interpolate(m.uv, m.uv_triangles[s.triangle], s.barycentric)
         out = np.zeros((len(s.pixel), 3), np.float32)
         material = m.material[s.triangle]
         for k in np.unique(material):
             at = np.flatnonzero(material == k)
             out[at] = m.paints[k](rest[at], uv[at])
-        return out * (shade[corners] * s.barycentric).sum(1)[:, None]
+        return out * interpolate(shade.astype(np.float32), corners, s.barycentric)[:, None]
 
     # ------------------------------------------------------------------ truth
     def _self_hidden(self, points: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, Samples]:

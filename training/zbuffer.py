@@ -31,48 +31,51 @@ def cover(
     xy (n, 2) picture pixels (centre of pixel i at i + 0.5), y down; inverse (n,) 1 / depth; triangles (m, 3), seen
     from their front when they turn clockwise on the picture (counter-clockwise with y up); size = (width, height).
     """
-    p = xy[triangles].astype(np.float32)
-    a, b, c = p[:, 0], p[:, 1], p[:, 2]
-    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
-    low = np.ceil(p.min(1) - 0.5).astype(np.int32).clip(0, None)
-    high = np.floor(p.max(1) - 0.5).astype(np.int32).clip(None, np.array(size, np.int32) - 1)
-    span = high - low + 1
+    x, y = xy[:, 0].astype(np.float32), xy[:, 1].astype(np.float32)
+    i0, i1, i2 = np.ascontiguousarray(triangles.T)
+    ax, ay, bx, by, cx, cy = x[i0], y[i0], x[i1], y[i1], x[i2], y[i2]
+    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    left, top, width, height = _boxes((ax, bx, cx), (ay, by, cy), size)
     seen = (abs(area) if two_sided else -area) > 1e-6
-    chosen = np.flatnonzero(seen & (span > 0).all(1))
-    low, span, area = low[chosen], span[chosen], area[chosen]
-    count = span[:, 0] * span[:, 1]
+    chosen = np.flatnonzero(seen & (width > 0) & (height > 0))
+    ax, ay, bx, by, cx, cy, area = (v[chosen] for v in (ax, ay, bx, by, cx, cy, area))
+    left, top, width, height = left[chosen], top[chosen], width[chosen], height[chosen]
+    count = width * height
     row = np.repeat(np.arange(len(chosen), dtype=np.int32), count)
-    k = np.arange(len(row), dtype=np.int32) - np.repeat((np.cumsum(count) - count).astype(np.int32), count)
-    down = k // span[row, 0]
-    px = low[row, 0] + k - down * span[row, 0]
-    py = low[row, 1] + down
-    a, b, c = a[chosen], b[chosen], c[chosen]
-    # Edge functions b0 = (A px + B py + C): one plane per triangle and corner.
-    plane = (
-        np.stack(
-            [
-                (b[:, 1] - c[:, 1]),
-                (c[:, 0] - b[:, 0]),
-                b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0],
-                (c[:, 1] - a[:, 1]),
-                (a[:, 0] - c[:, 0]),
-                c[:, 0] * a[:, 1] - c[:, 1] * a[:, 0],
-            ],
-            1,
-        )
-        / area[:, None]
-    )
+    k = np.arange(len(row), dtype=np.int32) - (np.cumsum(count, dtype=np.int32) - count)[row]
+    wide = width[row]
+    down = k // wide
+    px, py = left[row] + (k - down * wide), top[row] + down
     fx, fy = px + np.float32(0.5), py + np.float32(0.5)
-    g = plane[row]
-    b0 = g[:, 0] * fx + g[:, 1] * fy + g[:, 2]
-    b1 = g[:, 3] * fx + g[:, 4] * fy + g[:, 5]
+    # Edge functions b0 = A px + B py + C: one plane per triangle and corner.
+    b0 = ((by - cy) / area)[row] * fx + ((cx - bx) / area)[row] * fy + ((bx * cy - by * cx) / area)[row]
+    b1 = ((cy - ay) / area)[row] * fx + ((ax - cx) / area)[row] * fy + ((cx * ay - cy * ax) / area)[row]
     b2 = 1 - b0 - b1
     inside = np.flatnonzero((b0 >= 0) & (b1 >= 0) & (b2 >= -1e-6))
-    bary = np.stack([b0[inside], b1[inside], b2[inside]], 1)
     tri = chosen[row[inside]]
-    bary *= inverse[triangles[tri]]
-    total = bary.sum(1)
-    return Samples(py[inside].astype(np.int64) * size[0] + px[inside], total, tri, bary / total[:, None])
+    near = inverse.astype(np.float32)
+    w0, w1, w2 = b0[inside] * near[i0[tri]], b1[inside] * near[i1[tri]], b2[inside] * near[i2[tri]]
+    total = w0 + w1 + w2
+    share = np.stack([w0 / total, w1 / total, w2 / total], 1)
+    return Samples(py[inside].astype(np.int64) * size[0] + px[inside], total, tri, share)
+
+
+def _boxes(
+    x: tuple[np.ndarray, ...], y: tuple[np.ndarray, ...], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Left, top, width, height (m,) int32 of the pixels whose centres may lie in each triangle."""
+    out = []
+    for (a, b, c), limit in zip((x, y), size):
+        low = np.ceil(np.minimum(np.minimum(a, b), c) - 0.5).clip(0, limit).astype(np.int32)
+        high = np.floor(np.maximum(np.maximum(a, b), c) - 0.5).clip(-1, limit - 1).astype(np.int32)
+        out.append((low, high - low + 1))
+    return out[0][0], out[1][0], out[0][1], out[1][1]
+
+
+def interpolate(values: np.ndarray, corners: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Vertex values (n, ...) at samples: corners (s, 3) vertex numbers, share (s, 3) barycentric -> (s, ...)."""
+    parts = [values[corners[:, k]] * (share[:, k, None] if values.ndim > 1 else share[:, k]) for k in range(3)]
+    return parts[0] + parts[1] + parts[2]
 
 
 def nearest(parts: list[Samples], pixels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +96,10 @@ def nearest(parts: list[Samples], pixels: int) -> tuple[np.ndarray, np.ndarray]:
 
 def vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals (n, 3) as area-weighted means of the triangles' normals."""
-    p = points[triangles]
-    n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
-    flat = triangles.ravel()
-    out = np.stack([np.bincount(flat, np.repeat(n[:, i], 3), len(points)) for i in range(3)], 1)
-    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+    a, b, c = (points[triangles[:, k]] for k in range(3))
+    (ux, uy, uz), (vx, vy, vz) = (b - a).T, (c - a).T
+    flat = triangles.T.ravel()
+    faces = (uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx)
+    x, y, z = (np.bincount(flat, np.tile(n, 3), len(points)) for n in faces)
+    length = np.maximum(np.sqrt(x * x + y * y + z * z), 1e-12)
+    return np.stack([x / length, y / length, z / length], 1)
