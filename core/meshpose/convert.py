@@ -356,8 +356,9 @@ def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:
         return
     from .rig import fit_rig
 
-    # The low-poly holds all that the mesh knows, at 12 KB a frame instead of 160.
-    fit = fit_rig(person.lowpoly(), person.visibility(), person.frames, body, height=height)
+    # The low-poly holds all that the mesh knows, at 6 KB a frame instead of 160.
+    lowpoly = np.concatenate([person.lowpoly(frames) for frames in person.windows()])
+    fit = fit_rig(lowpoly, person.visibility(), person.frames, body, height=height)
     take.set_fit(person.id, fit, made_from)
 
 
