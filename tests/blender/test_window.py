@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,14 +74,21 @@ def screen(launcher: Path) -> Iterator[Screen]:  # noqa: F811
 
 
 @pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: it is on the pictures."""
+    with tempfile.TemporaryDirectory(prefix="clips-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     return Path(os.environ.get("MESHPOSE_PICTURES", tmp_path)).resolve()
 
 
-def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, folder: Path, tmp_path: Path) -> None:  # noqa: F811
     if not SAMPLE.is_file():
         cannot(f"{SAMPLE} is missing")
-    clip = tmp_path / "turn.mp4"
+    clip = folder / "turn.mp4"
     clip.write_bytes(SAMPLE.read_bytes())
     log = tmp_path / "window.log"
     command = [blender.launcher, "--window-geometry", "0", "0", *map(str, SCREEN), "--no-window-focus"]
@@ -93,17 +101,15 @@ def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, tmp_path
 
     with log.open("w") as stream, subprocess.Popen(command, stdout=stream, stderr=stream, env=env) as window:
         try:
-            x, top, width = until(lambda: said("panel"), 120)[0]["panel"]
+            x, top, width = until(lambda: said("panel"), 300)[0]["panel"]
             sidebar = (x - 200, top, width + 200, 260)
             screen.picture(pictures / "panel.png", sidebar)
             screen.click(x + (width - 20) // 2, top + CONVERT)
-            until(
-                lambda: [entry for entry in said("running") if entry["stage"] == "track" and entry["frame"] > 10], 120
-            )
+            until(lambda: any(e["stage"] == "track" and e["frame"] > 10 for e in said("running")), 600)
             screen.picture(pictures / "panel-progress.png", sidebar)
-            until(lambda: said("running")[-1]["message"], 300)
+            until(lambda: said("running")[-1]["message"], 900)
             assert not said("running")[-1]["failed"], said("running")[-1]["message"]
-            assert until(lambda: said("vertices"), 120)[-1]["vertices"] == 13718
+            assert until(lambda: said("vertices"), 300)[-1]["vertices"] == 13718
             screen.picture(pictures / "window.png")
         finally:
             window.terminate()

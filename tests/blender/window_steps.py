@@ -65,7 +65,8 @@ def step() -> float:
                 graph = bpy.context.evaluated_depsgraph_get()
                 meshes = [o for o in bpy.context.scene.objects if o.type == "MESH" and o.visible_get()]
                 say(vertices=max(len(o.evaluated_get(graph).data.vertices) for o in meshes))
-    area.tag_redraw()
+    if steps < 6 or shown:
+        area.tag_redraw()  # else the extension itself sees to that
     return SECONDS
 
 
