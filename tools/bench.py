@@ -103,7 +103,7 @@ def peak_mib() -> float:
 
 def measure_convert(clip: Path, folder: Path) -> Figures:
     """Clip to Take: frames per second of the whole, seconds by stage."""
-    from meshpose import detect, network, preview, take, track, video
+    from meshpose import detect, network, preview, rig, take, track, video
 
     convert = importlib.import_module("meshpose.convert")  # the package's attribute of this name is the function
     stages = Stages()
@@ -116,7 +116,7 @@ def measure_convert(clip: Path, folder: Path) -> Figures:
     for name in ("add_frame", "commit", "finish", "set_place", "set_fit"):
         stages.wrap(take.Take, name, "take")
     stages.wrap(convert, "metres_per_pixel", "place")
-    stages.wrap(convert, "fit_rig", "rig")
+    stages.wrap(rig, "fit_rig", "rig")
     stages.wrap_iteration(preview, "write", "preview")
     start = clocks()
     with stages.inside("rest"):

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's picture, made from a Take: frames in a row, each as it is, with the mesh, with the visibility heatmap.
+
+python3 build.py run && .venv/bin/python tools/pictures.py out/turn.take docs/images/sample.jpg --frames 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from meshpose.body import Body
+from meshpose.errors import InputError, MeshPoseError
+from meshpose.raster import draw_mesh
+from meshpose.take import Take
+from meshpose.upsample import Upsampler
+from meshpose.video import Clip
+
+SEEN, GUESSED = np.array([70.0, 190.0, 60.0]), np.array([50.0, 50.0, 215.0])
+"""BGR of visibility 1 and 0, as the material in Blender has it."""
+
+
+def strip(take: Take, frame: int, image: np.ndarray) -> np.ndarray:
+    """(h, 3 w, 3) uint8 BGR: the frame, its meshes in grey, its meshes coloured by visibility."""
+    upsampler, faces = Upsampler.load(), Body.load().triangles
+    grey, heat = image, image
+    for number in take.people:
+        person = take.person(number)
+        if frame not in person.frames:
+            continue
+        mesh = upsampler.up(person.lowpoly_pixels([frame])[0])
+        seen = np.clip(upsampler.up(person.visibility([frame])[0][:, None]), 0, 1)
+        grey = draw_mesh(grey, mesh[:, :2], mesh[:, 2], faces, None, 1.0)
+        heat = draw_mesh(heat, mesh[:, :2], mesh[:, 2], faces, seen * SEEN + (1 - seen) * GUESSED, 1.0)
+    return np.concatenate([image, grey, heat], 1)
+
+
+def main(argv: list[str]) -> int:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(prog="tools/pictures.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("take", type=Path)
+    parser.add_argument("out", type=Path, help="a .jpg or .png")
+    parser.add_argument("--frames", type=int, nargs="+", help="clip frames to show (default: three, evenly)")
+    parser.add_argument("--height", type=int, default=360, help="pixels")
+    options = parser.parse_args(argv)
+    try:
+        with Take.open(options.take) as take:
+            frames = options.frames or [
+                int(f) for f in take.frames[np.linspace(0, len(take.frames) - 1, 5)[1:4].astype(int)]
+            ]
+            strips = [strip(take, f.index, f.image) for f in Clip(take.clip.path) if f.index in frames]
+        if not strips:
+            raise InputError(f"{options.take}: none of the frames {frames} is in the clip")
+    except MeshPoseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    picture = np.concatenate(strips, 1)
+    width = round(picture.shape[1] * options.height / picture.shape[0])
+    cv2.imwrite(str(options.out), cv2.resize(picture, (width, options.height), interpolation=cv2.INTER_AREA))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
