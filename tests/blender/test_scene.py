@@ -215,7 +215,7 @@ def test_found_by_reference_not_by_name(walk: Path) -> None:
     assert found.people[0].mesh == built.people[0].mesh and found.people[0].body == built.people[0].body
 
 
-def test_unsaved_file_keeps_absolute_paths(walk: Path) -> None:
+def test_unsaved_file_keeps_absolute_paths_until_it_is_saved(walk: Path) -> None:
     bpy.ops.wm.read_factory_settings(use_empty=False)
     scene = bpy.context.scene
     assert not bpy.data.filepath and is_untouched(scene)
@@ -225,6 +225,10 @@ def test_unsaved_file_keeps_absolute_paths(walk: Path) -> None:
     assert scene.camera == built.camera and scene.frame_end == FRAMES
     cube = next(o for o in scene.objects if o.type == "MESH" and len(o.data.vertices) == 8)
     assert cube.hide_render  # the camera would stand inside of it
+    bpy.ops.wm.save_as_mainfile(filepath=str(walk.with_name("first.blend")), check_existing=False)
+    bpy.ops.wm.open_mainfile(filepath=str(walk.with_name("first.blend")))
+    saved = takes(bpy.context.scene)[0]
+    assert saved.camera.data.background_images[0].clip.filepath == "//" + walk.with_suffix(".mp4").name
 
 
 def test_missing_clip_is_a_note(walk: Path, tmp_path: Path) -> None:
