@@ -58,7 +58,7 @@ NEXT = {
     "spine03": "spine01",
 }
 
-VERTEX_SIGMA = 0.015  # metres: how far the mesh may lie from the best posed body
+VERTEX_SIGMA = 0.015  # metres: how far the mesh may lie from the best posed body; more if it turns out to lie farther
 DEPTH_WEIGHT = 0.5  # depth of a vertex counts half: it is a monocular guess
 GUESSED_WEIGHT = 0.15  # of an invisible vertex, against 1 of a visible one
 # One sigma of the phenotypes around the average adult, and of the logarithm of the scale: size goes into the scale.
@@ -113,7 +113,7 @@ def fit_rig(
     weights = np.sqrt(model.area * (GUESSED_WEIGHT + (1 - GUESSED_WEIGHT) * seen)) / VERTEX_SIGMA
     model.scale_to(low)
     best = np.sort(np.argsort(-seen.mean(1), kind="stable")[:: max(1, len(low) // SHAPE_FRAMES)][:SHAPE_FRAMES])
-    model.fit_shape(low[best], weights[best])
+    weights /= model.fit_shape(low[best], weights[best])
     parts = [model.fit_poses(low[rows], weights[rows]) for rows in _chunks(len(low))]
     rotations, translation = (np.concatenate(p) for p in zip(*parts, strict=True))
     return RigFit(model.phenotype, model.scale, _continuous(quaternion(rotations)), translation, numbers)
@@ -308,21 +308,29 @@ class _Model:
             deltas, root = self.move(group, deltas, root, problem.turned, step)
         return deltas, root
 
-    def fit_shape(self, low: Array, weights: Array) -> None:
-        """Phenotype and scale of the person from some frames, poses solved along and thrown away."""
+    def fit_shape(self, low: Array, weights: Array) -> float:
+        """Phenotype and scale of the person from some frames, poses solved along and thrown away.
+
+        Returns how many times farther than VERTEX_SIGMA the mesh lies from the posed body, at least 1: a mesh that is
+        no body's must not drag bones and phenotypes to where no body goes.
+        """
         deltas, root = self.start(low, weights)
+        excess = 1.0
         for step in range(SHAPE_STEPS):
-            problem = self.linearise(self.whole, deltas, root, low, weights)
+            problem = self.linearise(self.whole, deltas, root, low, weights / excess)
             hessian, right = problem.normal_equations()
             shape_step = np.zeros(len(PHENOTYPES) + 1)
             if step >= 2:  # first the poses, or a wrong turn is taken for a wrong shape
-                by_shape = self.shape_jacobian(deltas, root, weights)
+                by_shape = self.shape_jacobian(deltas, root, weights / excess)
                 cross = (problem.jacobian @ by_shape.astype(np.float32)).astype(np.float64)
                 shape_step = self.shape_step(by_shape, problem.residual, cross, hessian, right)
                 right = right - np.einsum("fap,p->fa", cross, shape_step)
             pose_step = np.linalg.solve(hessian, right[..., None])[..., 0]
             deltas, root = self.move(self.whole, deltas, root, problem.turned, pose_step)
             self.set_shape(self.phenotype + shape_step[:-1], self.log_scale + shape_step[-1])
+            square = ((low - self._posed(deltas, root)) ** 2).mean(-1)
+            excess = max(1.0, float(np.sqrt((square * weights**2).sum() / (weights**2).sum()) / VERTEX_SIGMA))
+        return excess
 
     def shape_step(self, by_shape: Array, residual: Array, cross: Array, hessian: Array, right: Array) -> Array:
         """Step (7,) of phenotypes and log scale with the poses eliminated: Schur complement of the joint problem."""
