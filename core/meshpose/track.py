@@ -45,13 +45,13 @@ class TrackSettings:
     empty_every: int = 5
     """The same while nobody is in sight."""
     trouble_every: int = 2
-    """The same while a track is in doubt."""
+    """The same while a track is in doubt (more and more while the detector finds nothing)."""
     start_score: float = 0.25
     """The detection that starts a new person."""
-    keep_score: float = 0.2
+    keep_score: float = 0.25
     """The network's own score under which a track is in doubt."""
     missed_most: int = 3
-    """Detector runs in a row that may overlook a followed person."""
+    """Detector runs in a row that may overlook a followed person (two more where the network is sure)."""
     remember: int = 600
     """Frames after which a lost person is forgotten."""
     same_look: float = 0.80
@@ -153,8 +153,7 @@ class Tracker:
         active = [t for t in self._tracks if t.active]
         estimates = self.estimator.on_crops(image, [Crop.from_array(t.crop) for t in active])
         sights = {t.number: self._sight(e, image) for t, e in zip(active, estimates)}
-        trouble = self._in_trouble(active, sights)
-        if self._detector_is_due(index, bool(trouble), bool(active)):
+        if index - self._last_run >= self._wait(active, sights):
             self._look_again(index, image, active, sights)
         for track in active:
             if track.active and self._is_lost(track, sights[track.number]):
@@ -190,29 +189,31 @@ class Tracker:
         s = self.settings
         if sight.inside < 0.15 or max(sight.box[2:]) < s.min_size or not np.isfinite(sight.points).all():
             return True
-        return track.missed > s.missed_most or (track.missed > 0 and sight.estimate.score < s.keep_score)
+        if track.missed and sight.estimate.score < s.keep_score:
+            return True
+        sure = sight.estimate.score >= 0.8 and track.agreed > 2
+        return track.missed > s.missed_most + (2 if sure else 0)
 
-    def _in_trouble(self, active: list[_Track], sights: dict[int, _Sight]) -> set[int]:
-        """Tracks that the detector should look at: doubtful, overlooked, jumping, or lying on each other."""
-        doubtful = set()
+    def _wait(self, active: list[_Track], sights: dict[int, _Sight]) -> int:
+        """Frames to let pass between two runs of the detector, as things are."""
+        s = self.settings
+        if not active:
+            return min(s.empty_every, s.detect_every)
+        wait = s.detect_every
         for track in active:
             sight = sights[track.number]
             jump = float(np.linalg.norm(sight.middle - track.middle - track.velocity)) / max(track.size, 1)
             growth = abs(math.log(max(sight.size, 1) / max(track.size, 1)))
-            if sight.estimate.score < self.settings.keep_score or track.missed or jump > 0.3 or growth > 0.35:
-                doubtful.add(track.number)
+            if track.missed:
+                wait = min(wait, s.trouble_every * track.missed)
+            elif sight.estimate.score < s.keep_score or jump > 0.3 or growth > 0.35:
+                wait = min(wait, s.trouble_every)
         for i, a in enumerate(active):
-            for b in active[i + 1 :]:
-                if matching.box_overlap(sights[a.number].box, sights[b.number].box) > 0.3:
-                    doubtful |= {a.number, b.number}
-        return doubtful
+            if any(matching.box_overlap(sights[a.number].box, sights[b.number].box) > 0.3 for b in active[i + 1 :]):
+                wait = min(wait, 2 * s.trouble_every)
+        return wait
 
     # -- the detector -------------------------------------------------------------------------------------------------
-
-    def _detector_is_due(self, index: int, trouble: bool, anybody: bool) -> bool:
-        s = self.settings
-        wait = s.trouble_every if trouble else s.detect_every if anybody else min(s.empty_every, s.detect_every)
-        return index - self._last_run >= wait
 
     def _sides(self, image: np.ndarray, active: list[_Track]) -> list[int]:
         """The sizes at which to show the picture: all at first, then those of the known people and one more in turn."""
