@@ -19,6 +19,7 @@ from meshpose.errors import MeshPoseError
 
 from . import job as jobs
 from .job import Job, State
+from .operators import count_people
 
 EXIT_CODES = {State.DONE: 0, State.FAILED: 2, State.CANCELLED: 130}
 REPORT_SECONDS = 2.0
@@ -73,7 +74,7 @@ def save(take: Path, blend: Path) -> None:
     built = write_blend(take, blend)
     for note in built.notes:
         print(f"warning: {note}", file=sys.stderr)
-    print(f"{blend}: {len(built.people)} {'person' if len(built.people) == 1 else 'people'}", flush=True)
+    print(f"{blend}: {count_people(len(built.people))}", flush=True)
 
 
 class Reporter:

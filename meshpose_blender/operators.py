@@ -169,11 +169,13 @@ class MESHPOSE_OT_load_take(bpy.types.Operator):
         """Build the scene; an unusable Take is one line in the report."""
         from .scene import build_scene
 
+        take = Path(bpy.path.abspath(self.filepath))
         try:
-            build_scene(bpy.path.abspath(self.filepath))
+            built = build_scene(take)
         except MeshPoseError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
+        watch.say(f"{take.name}: {count_people(len(built.people))}", warnings=built.notes)
         return {"FINISHED"}
 
 
@@ -230,9 +232,11 @@ def conclude(ended: Job) -> None:
                 bpy.ops.meshpose.load_take("EXEC_DEFAULT", True, filepath=str(ended.take))
             except RuntimeError as error:  # so bpy.ops hands on what an operator reports as an error
                 watch.say(str(error).strip().removeprefix("Error: "), failed=True, warnings=ended.warnings)
-                return
-        people = "1 person" if ended.people == 1 else f"{ended.people} people"
-        watch.say(f"{name}: {people}", warnings=ended.warnings)
+
+
+def count_people(count: int) -> str:
+    """`1 person`, `2 people`."""
+    return "1 person" if count == 1 else f"{count} people"
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def draw_job(layout: bpy.types.UILayout, job: Job) -> None:
     if progress.seconds_left is not None:
         column.label(text=f"{duration(progress.seconds_left)} left, {progress.fps:.1f} frames/s", icon="TIME")
     if progress.people > 0:
-        column.label(text="1 person" if progress.people == 1 else f"{progress.people} people", icon="ARMATURE_DATA")
+        column.label(text=operators.count_people(progress.people), icon="ARMATURE_DATA")
     column.operator("meshpose.cancel", icon="CANCEL")
 
 

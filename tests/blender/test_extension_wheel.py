@@ -17,7 +17,7 @@ bpy = pytest.importorskip("bpy")
 
 import meshpose_blender  # noqa: E402
 from meshpose_blender import job as jobs  # noqa: E402
-from meshpose_blender import operators, panel  # noqa: E402
+from meshpose_blender import operators, panel, scene  # noqa: E402
 from meshpose_blender.job import Job, State  # noqa: E402
 
 PROGRESS = {
@@ -172,20 +172,20 @@ def test_convert_starts_the_job_and_says_its_error(
 
 
 def test_a_job_that_is_done_loads_its_take_once(registered: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[str] = []
+    loaded: list[Path] = []
 
-    def execute(self: Any, context: Any) -> set[str]:
-        loaded.append(self.filepath)
-        return {"FINISHED"}
+    def build_scene(take: Path) -> Any:
+        loaded.append(take)
+        return SimpleNamespace(people=[1, 2], notes=["cut off"])
 
-    monkeypatch.setattr(operators.MESHPOSE_OT_load_take, "execute", execute)
+    monkeypatch.setattr(scene, "build_scene", build_scene)
     monkeypatch.setattr(jobs, "start", lambda *args, **settings: fake({"event": "warning", "message": "cut off"}, DONE))
     bpy.ops.meshpose.convert(clip="/x/a.mp4")
     until(lambda: operators.look() is not None and operators.watch.building)
     assert shown() == [("label", "a.mp4"), ("label", "Building the scene")] and not loaded
     until(lambda: operators.look() is None)
-    assert loaded == ["/x/a.take"]
-    assert operators.watch.message == "a.mp4: 2 people" and operators.watch.warnings == ["cut off"]
+    assert loaded == [Path("/x/a.take")]
+    assert operators.watch.message == "a.take: 2 people" and operators.watch.warnings == ["cut off"]
 
 
 def test_a_take_is_not_put_into_another_file(registered: None, monkeypatch: pytest.MonkeyPatch) -> None:

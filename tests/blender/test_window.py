@@ -105,7 +105,7 @@ def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, folder: 
             sidebar = (x - 200, top, width + 200, 260)
             screen.picture(pictures / "panel.png", sidebar)
             screen.click(x + (width - 20) // 2, top + CONVERT)
-            until(lambda: any(e["stage"] == "track" and e["frame"] > 10 for e in said("running")), 600)
+            until(lambda: any(e["stage"] == "track" and e["frame"] > 30 for e in said("running")), 600)
             screen.picture(pictures / "panel-progress.png", sidebar)
             until(lambda: said("running")[-1]["message"], 900)
             assert not said("running")[-1]["failed"], said("running")[-1]["message"]
@@ -113,7 +113,7 @@ def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, folder: 
             screen.picture(pictures / "window.png")
         finally:
             window.terminate()
-    assert said("running")[-1]["message"].startswith("turn.mp4: ")
+    assert said("running")[-1]["message"].startswith("turn.take: ")
     assert clip.with_suffix(".take").is_file()
     for name in ("panel.png", "panel-progress.png", "window.png"):
         assert 2_000 < (pictures / name).stat().st_size < 200_000
