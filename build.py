@@ -245,7 +245,7 @@ def test(arguments: list[str]) -> int:
 
 def package(arguments: list[str]) -> int:
     """[options]  the extension's zip, wheels inside, into dist/"""
-    environment("runtime", "test")
+    environment("runtime")
     return call([PYTHON, ROOT / "tools" / "package.py", *arguments])
 
 
