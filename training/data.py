@@ -143,14 +143,14 @@ def renders(folder: Path, limit: int | None = None) -> list[Person]:
     return out[:limit]
 
 
-def draw_crop(person: Person, rng: np.random.Generator, size: tuple[int, int]) -> Crop:
-    """A crop as tracking (60 %) or a box (40 %) would give it, with their errors."""
+def draw_crop(person: Person, rng: np.random.Generator, size: tuple[int, int], tracked: float = 0.6) -> Crop:
+    """A crop as tracking (a share `tracked` of them) or a box would give it, with their errors."""
     hips, neck = person.joints[[2, 3]], person.joints[12]
     known = hips[:, 2].any() and neck[2] > 0
     centre = hips[hips[:, 2] > 0, :2].mean(0) if known else person.box[:2] + person.box[2:] / 2
     up = neck[:2] - centre if known else np.array([0.0, -1.0])
     turn = float(np.arctan2(up[0], -up[1])) if np.linalg.norm(up) > 1 else 0.0
-    if known and rng.random() < 0.6:
+    if known and rng.random() < tracked:
         if person.vertices is not None:
             inside = np.all((person.vertices[:, :2] > 0) & (person.vertices[:, :2] < size), axis=1)
             crop = Crop.from_body(person.vertices, inside.astype(float), centre, neck[:2])
@@ -200,7 +200,10 @@ def cut_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
 class Crops(Dataset):
     """Fresh crops of people; index -> dict of tensors (crop pixels)."""
 
-    def __init__(self, people: list[Person], faces: np.ndarray, mirror: np.ndarray, seed: int = 0) -> None:
+    def __init__(
+        self, people: list[Person], faces: np.ndarray, mirror: np.ndarray, seed: int = 0, tracked: float = 0.6
+    ) -> None:
+        self.tracked = tracked
         self.people, self.faces, self.mirror, self.seed = people, faces.astype(np.int64), mirror.astype(np.int64), seed
 
     def __len__(self) -> int:
@@ -213,7 +216,7 @@ class Crops(Dataset):
         person = self.people[index]
         image = cv2.imdecode(np.frombuffer(person.jpeg, np.uint8), cv2.IMREAD_COLOR)
         size = (image.shape[1], image.shape[0])
-        crop = draw_crop(person, rng, size)
+        crop = draw_crop(person, rng, size, self.tracked)
         x = disturb_colours(crop.warp(image), rng)
         covered = cut_out(x, rng)
         sample = self._truth(person, crop, covered)

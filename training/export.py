@@ -3,8 +3,8 @@
 
     python -m training.export RUN/lifted.pt weights/accurate.onnx
 
-Outputs: vertices (n, V, 3) crop px, visibility (n, V), score (n,); on request face (n, 64, 64), barycentric (n, 3, 64, 64)
-and mask (n, 64, 64), the IUV of equation 2.  Weights are stored as float16 and cast to float32 when the file is loaded
+Outputs: vertices (n, V, 3) crop px, visibility (n, V), score (n,); for the IUV of equation 2 the scores S (n, V, 64, 64)
+and the mask (n, 64, 64).  Weights are stored as float16 and cast to float32 when the file is loaded
 (biases stay float32: a fine-tuned encoder is sensitive there).
 """
 
@@ -20,30 +20,27 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from meshpose.body import Body
-
 from .model import MeshPoseNet
 from .train import load_net
 
-OUTPUTS = ["vertices", "visibility", "score", "face", "barycentric", "mask"]
+OUTPUTS = ["vertices", "visibility", "score", "scores", "mask"]
 
 
 class Exported(nn.Module):
-    """The network with equation 2 behind it."""
+    """The network's outputs in the order of OUTPUTS.
 
-    def __init__(self, net: MeshPoseNet, faces: np.ndarray) -> None:
+    Equation 2 is left to `meshpose.network`: ONNX Runtime computes every branch of a graph whether it is asked for or
+    not, and a softmax over the vertices and an argmax over the faces of every pixel double the time of a person.
+    """
+
+    def __init__(self, net: MeshPoseNet) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("faces", torch.from_numpy(faces.astype(np.int64)))
 
     def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
         out = self.net(crop)
-        q = self.net.heat(out["dense"]).softmax(1)  # posterior over the vertices at every pixel
-        corners = [q[:, self.faces[:, k]] for k in range(3)]
-        face = (corners[0] + corners[1] + corners[2]).argmax(1)
-        chosen = torch.stack([c.gather(1, face[:, None])[:, 0] for c in corners], 1)
         mask = self.net.mask(out["dense"]).sigmoid()[:, 0]
-        return out["vertices"], out["visibility"], out["score"], face, chosen / chosen.sum(1, keepdim=True), mask
+        return out["vertices"], out["visibility"], out["score"], out["heat"], mask
 
 
 def store_as_half(model: onnx.ModelProto, least: int = 256) -> onnx.ModelProto:
@@ -65,7 +62,7 @@ def store_as_half(model: onnx.ModelProto, least: int = 256) -> onnx.ModelProto:
 
 def export(net: MeshPoseNet, file: Path) -> None:
     """Write the ONNX file."""
-    module = Exported(net.float().eval().to(memory_format=torch.contiguous_format), Body.load().lowpoly_faces)
+    module = Exported(net.float().eval().to(memory_format=torch.contiguous_format))
     part = file.with_suffix(".part")
     torch.onnx.export(
         module,

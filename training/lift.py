@@ -41,6 +41,11 @@ class Store:
     joints: Tensor
     has: Tensor
 
+    def positions(self) -> Tensor:
+        """(n, V, 2) crop px: where the heatmaps have the vertices."""
+        v = self.vertices.shape[1]
+        return self.inputs[:, -3 * v : -v].unflatten(1, (v, 2)) * CROP
+
     def rows(self, index: Tensor) -> Store:
         return Store(*(getattr(self, f.name)[index] for f in fields(self)))
 
@@ -52,7 +57,7 @@ def collect(net: MeshPoseNet, data: Crops, keys: list[tuple[int, int]], batch: i
     for start in range(0, len(keys), batch):
         sample = torch.utils.data.default_collate([data[k] for k in keys[start : start + batch]])
         features = net.features(sample["crop"].contiguous(memory_format=torch.channels_last))
-        positions, peaks = net.localise(features.dense)
+        positions, peaks = net.localise(net.heat(features.dense))
         sample["inputs"] = net.lifting_inputs(features.summary, positions, peaks)
         for name, values in parts.items():
             values.append(sample[name])
@@ -78,6 +83,7 @@ def solve(net: MeshPoseNet, store: Store, strength: float = 0.01) -> None:
     n, v = store.vertices.shape[:2]
     limits = torch.tensor(RANGES).T + torch.tensor([[0.02], [-0.02]])
     target = (store.vertices / CROP).clamp(limits[0], limits[1])
+    target = target - torch.cat([store.positions() / CROP, torch.zeros(n, v, 1)], -1)  # X and Y correct the heatmaps
     person = store.has[:, 0] * 1.0
     depth = store.depth_weight.mean(1)
     answers = [
@@ -104,11 +110,16 @@ def solve(net: MeshPoseNet, store: Store, strength: float = 0.01) -> None:
         branch.visibility.bias.copy_(answers[3][1] * 2)
 
 
+def edges_of(geometry: Geometry) -> Tensor:
+    """(E, 2) edges of the low-poly, each once."""
+    f = geometry.faces
+    return torch.unique(torch.cat([f[:, [0, 1]], f[:, [1, 2]], f[:, [2, 0]]]).sort(1).values, dim=0)
+
+
 def branch_loss(net: MeshPoseNet, s: Store, geometry: Geometry, edges: Tensor) -> Tensor:
     """Equation 16 without the heatmap terms, on stored features."""
-    v = s.vertices.shape[1]
-    positions = s.inputs[:, net.summary_size : net.summary_size + 2 * v].unflatten(1, (v, 2)) * CROP
-    regressed, seen = net.regression(s.inputs)
+    positions = s.positions()
+    regressed, seen = net.regression(s.inputs, positions)
     mesh = fused(positions, regressed, seen.sigmoid())
     weight = s.regression_weight
     plane = losses.localisation(regressed[..., :2], s.vertices[..., :2], weight)
@@ -129,8 +140,7 @@ def branch_loss(net: MeshPoseNet, s: Store, geometry: Geometry, edges: Tensor) -
 
 def tune(net: MeshPoseNet, train: Store, held: Store, geometry: Geometry, minutes: float, rate: float = 3e-4) -> None:
     """Adam on the branch; the weights of the best held-out loss stay."""
-    f = geometry.faces
-    edges = torch.unique(torch.cat([f[:, [0, 1]], f[:, [1, 2]], f[:, [2, 0]]]).sort(1).values, dim=0)
+    edges = edges_of(geometry)
     branch = net.regression
     fast = list(branch.block.parameters())
     slow = [p for p in branch.parameters() if not any(p is q for q in fast)]
@@ -157,8 +167,7 @@ def tune(net: MeshPoseNet, train: Store, held: Store, geometry: Geometry, minute
 def solve_score(net: MeshPoseNet, store: Store, decay: float = 3e-3) -> None:
     """Logistic regression of the share of vertices that the heatmaps place right, from the summary and the peaks."""
     v, s = store.vertices.shape[1], net.summary_size
-    positions = store.inputs[:, s : s + 2 * v].unflatten(1, (v, 2)) * CROP
-    error = (positions - store.vertices[..., :2]).norm(dim=-1)
+    error = (store.positions() - store.vertices[..., :2]).norm(dim=-1)
     weight = store.heat_weight * store.visible.clamp(min=0.3)
     quality = (weight * (error < GOOD * CROP)).sum(1) / weight.sum(1).clamp(min=1)
     x = torch.cat([store.inputs[:, :s], store.inputs[:, s + 2 * v :]], 1)
@@ -184,8 +193,8 @@ def report(net: MeshPoseNet, s: Store) -> None:
     """Errors of the branch on held-out crops, in px of the crop."""
     v = s.vertices.shape[1]
     with torch.no_grad():
-        regressed, seen = net.regression(s.inputs)
-    positions = s.inputs[:, net.summary_size : net.summary_size + 2 * v].unflatten(1, (v, 2)) * CROP
+        positions = s.positions()
+        regressed, seen = net.regression(s.inputs, positions)
     mesh = fused(positions, regressed, seen.sigmoid())
     exact = s.depth_weight[:, :1] > 0.9
     for name, mask in (("renders", exact), ("fits", ~exact & (s.has > 0))):
@@ -215,6 +224,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--crops", type=int, default=8000)
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--ridge", type=float, default=0.03)
     parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -222,11 +232,17 @@ def main() -> None:
     net = load_net(a.checkpoint).to(memory_format=torch.channels_last)
     people = photographs(a.data, cache=a.checkpoint.parent / "photographs.pickle") + renders(a.synth)
     geometry = Geometry(np.stack([p.vertices for p in people if p.vertices is not None and not p.exact][:1500]))
-    data = Crops(people, geometry.faces.numpy(), geometry.mirror, 1)
+    data = Crops(people, geometry.faces.numpy(), geometry.mirror, 1, tracked=0.75)
     store = collect(net, data, choose(people, a.crops, 0))
     order = torch.randperm(len(store.has))
     held, train = store.rows(order[: len(order) // 12]), store.rows(order[len(order) // 12 :])
-    solve(net, train)
+    torch.save({"store": store, "order": order}, a.out.with_suffix(".store"))
+    for strength in (0.01, 0.03, 0.1, 0.3):
+        solve(net, train, strength)
+        with torch.no_grad():
+            loss = float(branch_loss(net, held, geometry, edges_of(geometry)))
+        print(f"ridge {strength}: held-out loss {loss:.4f}", flush=True)
+    solve(net, train, a.ridge)
     report(net, held)
     if a.minutes:
         tune(net, train, held, geometry, a.minutes)

@@ -67,11 +67,11 @@ class Bins(nn.Module):
         self.slope = nn.Parameter(centres / width**2)
         self.offset = nn.Parameter(-(centres**2) / (2 * width**2))
         nn.init.zeros_(self.mean.weight)
-        nn.init.constant_(self.mean.bias, 0.5 if low < 0 < high and high != -low else 0.0)
+        nn.init.zeros_(self.mean.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs) -> (B, V) in crop sides."""
-        logits = self.mean(x)[..., None] * self.slope + self.offset
+    def forward(self, x: Tensor, base: Tensor | float = 0.0) -> Tensor:
+        """(B, inputs) -> (B, V) in crop sides; `base` (B, V) is what the mean corrects."""
+        logits = (self.mean(x) + base)[..., None] * self.slope + self.offset
         return (logits.softmax(-1) * self.centres).sum(-1)
 
 
@@ -79,7 +79,8 @@ class Regression(nn.Module):
     """X, Y, Z of every vertex, seen or not, and its visibility (C.2.1, equations 8 to 11).
 
     `reduce` brings the features to a small code (a body has far fewer degrees of freedom than coordinates), `block`
-    corrects it, the bins spread it over the vertices.
+    corrects it, the bins spread it over the vertices.  X and Y correct the heatmaps' own answer: where nothing better
+    is known, a hidden vertex stays where its heatmap has it.
     """
 
     def __init__(self, inputs: int, vertices: int, code: int = 256, hidden: int = 512) -> None:
@@ -98,10 +99,11 @@ class Regression(nn.Module):
         h = self.reduce((x - self.mean) * self.scale)
         return h + self.block(h)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, inputs) -> vertices (B, V, 3) in crop px, visibility logits (B, V)."""
+    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, inputs), positions (B, V, 2) crop px -> vertices (B, V, 3) in crop px, visibility logits (B, V)."""
         h = self.code(x)
-        return torch.stack([axis(h) for axis in self.axes], -1) * CROP, self.visibility(h)
+        base = (positions[..., 0] / CROP, positions[..., 1] / CROP, 0.0)
+        return torch.stack([axis(h, b) for axis, b in zip(self.axes, base, strict=True)], -1) * CROP, self.visibility(h)
 
 
 class MeshPoseNet(nn.Module):
@@ -168,9 +170,10 @@ class MeshPoseNet(nn.Module):
         return torch.einsum("bcp,vc->bpv", x, self.heat.weight[:, :, 0, 0].float()) + self.heat.bias.float()
 
 
-    def localise(self, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """Equation 1 for all vertices, written for export: positions (B, V, 2) crop px, log of the peak (B, V)."""
-        p = self.heat(dense).flatten(2).softmax(-1)
+    def localise(self, heat: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 1 for all vertices, written for export: scores S (B, V, 64, 64) -> positions (B, V, 2) crop px and
+        the log of the peak (B, V)."""
+        p = heat.flatten(2).softmax(-1)
         x, y = self.cells.repeat(CELLS), self.cells.repeat_interleave(CELLS)
         return p @ torch.stack([x, y], -1), p.amax(-1).clamp(min=1e-6).log()
 
@@ -180,13 +183,16 @@ class MeshPoseNet(nn.Module):
         return torch.cat([summary, positions.flatten(1) / CROP, peaks], 1)
 
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
-        """(B, 3, 256, 256) RGB 0..1 -> vertices (B, V, 3) crop px, visibility (B, V), score (B,), dense (B, 256, 64, 64)."""
+        """(B, 3, 256, 256) RGB 0..1 -> vertices (B, V, 3) crop px, visibility (B, V), score (B,), heat (B, V, 64, 64)
+        and dense (B, 256, 64, 64)."""
         features = self.features(crops)
-        positions, peaks = self.localise(features.dense)
-        regressed, seen = self.regression(self.lifting_inputs(features.summary, positions, peaks))
+        heat = self.heat(features.dense)
+        positions, peaks = self.localise(heat)
+        regressed, seen = self.regression(self.lifting_inputs(features.summary, positions, peaks), positions)
         visibility = seen.sigmoid()
         score = self.score(torch.cat([features.summary, peaks], 1)).sigmoid()[:, 0]
-        return {"vertices": fused(positions, regressed, visibility), "visibility": visibility, "score": score, "dense": features.dense}
+        mesh = fused(positions, regressed, visibility)
+        return {"vertices": mesh, "visibility": visibility, "score": score, "heat": heat, "dense": features.dense}
 
 
 def fused(positions: Tensor, regressed: Tensor, visibility: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 
 from . import weights
+from .body import Body
 from .crop import CROP
 from .errors import WeightsError
 
@@ -60,8 +61,17 @@ class Network:
         crops (n, 256, 256, 3) uint8 BGR -> faces (n, 64, 64) int64 (rows of Body.lowpoly_faces), barycentric
         (n, 64, 64, 3) float32, mask (n, 64, 64) float32 (probability of the person).
         """
-        faces, barycentric, mask = self._run(["face", "barycentric", "mask"], crops)
-        return faces, barycentric.transpose(0, 2, 3, 1), mask
+        scores, mask = self._run(["scores", "mask"], crops)
+        corners = Body.load().lowpoly_faces
+        faces = np.empty(mask.shape, np.int64)
+        barycentric = np.empty((*mask.shape, 3), np.float32)
+        for i, s in enumerate(scores):
+            q = np.exp(s - s.max(0))  # the posterior over the vertices, up to a factor that cancels
+            total = q[corners[:, 0]] + q[corners[:, 1]] + q[corners[:, 2]]
+            faces[i] = total.argmax(0)
+            chosen = np.take_along_axis(q, corners[faces[i]].transpose(2, 0, 1), 0)
+            barycentric[i] = (chosen / chosen.sum(0)).transpose(1, 2, 0)
+        return faces, barycentric, mask
 
     def _run(self, names: list[str], crops: np.ndarray) -> list[np.ndarray]:
         if crops.ndim != 4 or crops.shape[1:] != (CROP, CROP, 3) or crops.dtype != np.uint8:
