@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of MeshPose: bakes the body, makes pictures, reads fits, trains, exports.  Reads the core, is never read by it."""
+"""Training of MeshPose: bakes the body, makes pictures, reads fits, trains, exports; reads the core only."""

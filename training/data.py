@@ -28,7 +28,12 @@ from .fits import LSP, Fits
 
 LSP_MIRROR = np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13])
 SAMPLES = 64  # surface samples (pixel, face, barycentric) per crop
-SETS = {"lspet train": "fits_v0.npz", "lspet more": "fits_more.npz", "ccp train": "fits_v0.npz", "stanford40 train": "fits_v0.npz"}
+SETS = {
+    "lspet train": "fits_v0.npz",
+    "lspet more": "fits_more.npz",
+    "ccp train": "fits_v0.npz",
+    "stanford40 train": "fits_v0.npz",
+}
 HIDDEN, SEEN, OCCLUDED, OUTSIDE = range(4)
 
 
@@ -72,7 +77,11 @@ def read_photographs(data: Path, sets: dict[str, str]) -> list[Person]:
         fits = loaded.setdefault(file, Fits.load(data, file))
         folder, split = name.split()
         code = [str(s) for s in fits.columns["sets"]].index(name)
-        rows = {int(fits.columns["id"][r]): r for r in np.flatnonzero(fits.columns["set"] == code) if fits.columns["accepted"][r]}
+        rows = {
+            int(fits.columns["id"][r]): r
+            for r in np.flatnonzero(fits.columns["set"] == code)
+            if fits.columns["accepted"][r]
+        }
         meta = json.loads((data / folder / f"{split}.json").read_text())
         images, archives = {i["id"]: i for i in meta["images"]}, {}
         people, which = [], []
@@ -171,13 +180,17 @@ def disturb_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, gamma, tint, grey, blur, low resolution, noise: what cameras and codecs do."""
     x = image.astype(np.float32) / 255
     if rng.random() < 0.8:
-        x = np.clip((x - 0.5) * np.exp(rng.normal(0, 0.2)) + 0.5 + rng.normal(0, 0.08), 0, 1) ** np.exp(rng.normal(0, 0.2))
+        x = np.clip((x - 0.5) * np.exp(rng.normal(0, 0.2)) + 0.5 + rng.normal(0, 0.08), 0, 1) ** np.exp(
+            rng.normal(0, 0.2)
+        )
         x = x * np.exp(rng.normal(0, 0.07, 3)).astype(np.float32)
     if rng.random() < 0.07:
         x = np.repeat(x.mean(-1, keepdims=True), 3, -1)
     if rng.random() < 0.2:
         small = int(CROP / rng.uniform(1.5, 4))
-        x = cv2.resize(cv2.resize(x, (small, small), interpolation=cv2.INTER_AREA), (CROP, CROP), interpolation=cv2.INTER_LINEAR)
+        x = cv2.resize(
+            cv2.resize(x, (small, small), interpolation=cv2.INTER_AREA), (CROP, CROP), interpolation=cv2.INTER_LINEAR
+        )
     elif rng.random() < 0.25:
         x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.8))
     if rng.random() < 0.3:
@@ -192,7 +205,11 @@ def cut_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
     w, h = rng.uniform(25, 110, 2)
     x, y = rng.uniform(20, 236, 2)
     box = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, CROP).astype(int)
-    colour = rng.random(3).astype(np.float32) if rng.random() < 0.5 else rng.random((box[3] - box[1], box[2] - box[0], 3)).astype(np.float32)
+    colour = (
+        rng.random(3).astype(np.float32)
+        if rng.random() < 0.5
+        else rng.random((box[3] - box[1], box[2] - box[0], 3)).astype(np.float32)
+    )
     image[box[1] : box[3], box[0] : box[2]] = colour
     return box
 
@@ -291,7 +308,7 @@ class Crops(Dataset):
 
 
 class Draws(torch.utils.data.Sampler):
-    """Endless (person, draw) keys: the sources mixed by shares, every person of a source once before any comes twice."""
+    """Endless (person, draw) keys: sources mixed by shares, every person of a source once before any comes twice."""
 
     def __init__(self, people: list[Person], shares: dict[str, float], seed: int = 0) -> None:
         self.seed = seed

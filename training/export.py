@@ -3,8 +3,8 @@
 
     python -m training.export RUN/lifted.pt weights/accurate.onnx
 
-Outputs: vertices (n, V, 3) crop px, visibility (n, V), score (n,); for the IUV of equation 2 the scores S (n, V, 64, 64)
-and the mask (n, 64, 64).  Weights are stored as float16 and cast to float32 when the file is loaded
+Outputs: vertices (n, V, 3) crop px, visibility (n, V), score (n,); for the IUV of equation 2 the scores S
+(n, V, 64, 64) and the mask (n, 64, 64).  Weights are stored as float16 and cast to float32 when the file is loaded
 (biases stay float32: a fine-tuned encoder is sensitive there).
 """
 

@@ -77,7 +77,7 @@ class FitBody:
         return chosen.prod(-1) @ self.data["projection"]
 
     def pose(self, pelvis: np.ndarray, local: np.ndarray, phenotype: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n, 3, 3), (n, 18, 3) axis-angle, (n, 6) -> vertices (n, 500, 3), keypoints (n, 48, 3), metres, camera axes."""
+        """(n, 3, 3), (n, 18, 3) axis-angle, (n, 6) -> vertices (n, 500, 3), keypoints (n, 48, 3), m, camera axes."""
         d, n = self.data, len(pelvis)
         c = self.coefficients(phenotype)
         rest = {
@@ -154,7 +154,7 @@ class Fits:
             return Fits(FitBody(folder / "fit_body.npz"), {k: z[k] for k in z.files})
 
     def in_picture(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices (n, 500, 3) and keypoints (n, 48, 3) of rows: x, y picture px; z px (root's scale) from the mid-hips."""
+        """Vertices (n, 500, 3) and keypoints (n, 48, 3) of rows: x, y picture px; z px (root's scale), hips = 0."""
         q = self.columns["quat"][rows].astype(np.float64)
         a = from_quaternion(q)
         vertices, keypoints = self.body.pose(rotation(a[:, 0]), a[:, 1:], self.columns["phenotype"][rows] / 255.0)

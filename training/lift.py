@@ -3,8 +3,9 @@
 
     python -m training.lift RUN/last.pt --data DATA --synth RENDERS --out RUN/lifted.pt [--crops 8000] [--minutes 5]
 
-By Adam from nothing the branch hardly learns; a reduced-rank ridge regression gives it in closed form, and the losses of
-section 3.2 (vertices, edges, normals, joints, visibility; through equation 5) then tune it on the same stored features.
+By Adam from nothing the branch hardly learns; a reduced-rank ridge regression gives it in closed form, and the losses
+of section 3.2 (vertices, edges, normals, joints, visibility; through equation 5) then tune it on the same stored
+features.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def ridge(x: Tensor, y: Tensor, weight: Tensor, strength: float) -> tuple[Tensor
 
 
 def solve(net: MeshPoseNet, store: Store, strength: float = 0.01) -> None:
-    """Set the regression in closed form: ridge for X, Y (all crops alike), Z (renders first) and visibility, then rank 256."""
+    """Set the regression in closed form: ridge for X, Y (all crops alike), Z (renders first) and visibility; rank 256."""
     branch: Regression = net.regression
     mean, scale = store.inputs.mean(0), 1 / (store.inputs.std(0) + 1e-3)
     x = (store.inputs - mean) * scale
@@ -124,7 +125,10 @@ def branch_loss(net: MeshPoseNet, s: Store, geometry: Geometry, edges: Tensor) -
     weight = s.regression_weight
     plane = losses.localisation(regressed[..., :2], s.vertices[..., :2], weight)
     both = losses.localisation(mesh[..., :2], s.vertices[..., :2], weight)
-    depth = losses.weighted_mean(losses.saturating((regressed[..., 2] - s.vertices[..., 2]).abs()), weight * s.depth_weight) / 4
+    depth = (
+        losses.weighted_mean(losses.saturating((regressed[..., 2] - s.vertices[..., 2]).abs()), weight * s.depth_weight)
+        / 4
+    )
     shaped = weight * s.depth_weight
     joints = torch.einsum("jv,bvd->bjd", geometry.regressor, mesh[..., :2])
     return (
@@ -149,7 +153,14 @@ def tune(net: MeshPoseNet, train: Store, held: Store, geometry: Geometry, minute
     while True:
         done = (time.time() - began) / 60 / max(minutes, 1e-6)
         with torch.no_grad():
-            loss = float(np.mean([float(branch_loss(net, held.rows(torch.arange(i, min(i + 64, len(held.has)))), geometry, edges)) for i in range(0, len(held.has), 64)]))
+            loss = float(
+                np.mean(
+                    [
+                        float(branch_loss(net, held.rows(torch.arange(i, min(i + 64, len(held.has)))), geometry, edges))
+                        for i in range(0, len(held.has), 64)
+                    ]
+                )
+            )
         if loss < best:
             best, kept = loss, {k: v.clone() for k, v in branch.state_dict().items()}
         print(f"{done:5.2f} held-out loss {loss:.4f}", flush=True)
@@ -186,7 +197,8 @@ def solve_score(net: MeshPoseNet, store: Store, decay: float = 3e-3) -> None:
     with torch.no_grad():
         net.score.weight.copy_((w * scale)[None])
         net.score.bias.copy_((b - (w * scale * mean).sum())[None])
-        print(f"score: correlation with quality {float(torch.corrcoef(torch.stack([x @ w + b, quality]))[0, 1]):.3f}, mean {float(quality.mean()):.2f}")
+        correlation = float(torch.corrcoef(torch.stack([x @ w + b, quality]))[0, 1])
+        print(f"score: correlation with quality {correlation:.3f}, mean {float(quality.mean()):.2f}")
 
 
 def report(net: MeshPoseNet, s: Store) -> None:
@@ -212,7 +224,12 @@ def choose(people: list[Person], count: int, seed: int) -> list[tuple[int, int]]
     rng = np.random.default_rng(seed)
     made = [i for i, p in enumerate(people) if p.exact]
     photographed = [i for i, p in enumerate(people) if not p.exact and p.vertices is not None]
-    picked = [int(i) for pool in (made, photographed) if pool for i in rng.choice(pool, count // 2, replace=len(pool) < count // 2)]
+    picked = [
+        int(i)
+        for pool in (made, photographed)
+        if pool
+        for i in rng.choice(pool, count // 2, replace=len(pool) < count // 2)
+    ]
     return [(i, 10_000_000 + k) for k, i in enumerate(picked)]
 
 
@@ -249,7 +266,16 @@ def main() -> None:
         report(net, held)
     solve_score(net, store)
     state = torch.load(a.checkpoint, weights_only=False)
-    torch.save({"net": net.state_dict(), "averaged": {}, "encoder": net.encoder.spec, "minutes": state["minutes"], "steps": state["steps"]}, a.out)
+    torch.save(
+        {
+            "net": net.state_dict(),
+            "averaged": {},
+            "encoder": net.encoder.spec,
+            "minutes": state["minutes"],
+            "steps": state["steps"],
+        },
+        a.out,
+    )
 
 
 if __name__ == "__main__":

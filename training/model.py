@@ -45,7 +45,9 @@ class Fuse(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         total = self.lateral["fpn4"](features["fpn4"])
         for key, factor in UPSAMPLED.items():
-            total = total + functional.interpolate(self.lateral[key](features[key]), scale_factor=factor, mode="bilinear")
+            total = total + functional.interpolate(
+                self.lateral[key](features[key]), scale_factor=factor, mode="bilinear"
+            )
         return functional.relu(total)
 
 
@@ -148,7 +150,10 @@ class MeshPoseNet(nn.Module):
 
     def fused_features(self, raw: dict[str, Tensor]) -> Features:
         """The encoder's tensors -> Features."""
-        x = {k: (v - getattr(self, f"mean_{k}")[:, None, None]) * getattr(self, f"scale_{k}")[:, None, None] for k, v in raw.items()}
+        x = {
+            k: (v - getattr(self, f"mean_{k}")[:, None, None]) * getattr(self, f"scale_{k}")[:, None, None]
+            for k, v in raw.items()
+        }
         return Features(self.fuse(x), x["down128"].flatten(1))
 
     def heatmaps(self, dense: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -166,7 +171,9 @@ class MeshPoseNet(nn.Module):
     def scores_at(self, dense: Tensor, points: Tensor) -> Tensor:
         """Scores s of all vertices at points (B, P, 2) crop px: (B, P, V)."""
         grid = (points / (CROP / 2) - 1)[:, None]
-        x = functional.grid_sample(dense.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
+        x = functional.grid_sample(dense.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[
+            :, :, 0
+        ]
         return torch.einsum("bcp,vc->bpv", x, self.heat.weight[:, :, 0, 0].float()) + self.heat.bias.float()
 
 

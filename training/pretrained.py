@@ -75,7 +75,9 @@ def read_tflite(file: Path) -> Graph:
         names[i] = base if seen[base] == 1 else f"{base}#{seen[base]}"
         buffer = model.Buffers(tensor.Buffer())
         if buffer.DataLength():
-            dtype = {tflite.TensorType.FLOAT16: np.float16, tflite.TensorType.INT32: np.int32}.get(tensor.Type(), np.float32)
+            dtype = {tflite.TensorType.FLOAT16: np.float16, tflite.TensorType.INT32: np.int32}.get(
+                tensor.Type(), np.float32
+            )
             constants[i] = np.frombuffer(buffer.DataAsNumpy().tobytes(), dtype).reshape(tensor.ShapeAsNumpy())
     out = Graph(names[int(graph.Inputs(0))], [])
     for i in range(graph.OperatorsLength()):
@@ -93,7 +95,9 @@ def read_tflite(file: Path) -> Graph:
     return out
 
 
-def _operation(tflite: Any, kind: str, op: Any, inputs: list[int], constants: dict, weights: dict) -> dict[str, Any] | None:
+def _operation(
+    tflite: Any, kind: str, op: Any, inputs: list[int], constants: dict, weights: dict
+) -> dict[str, Any] | None:
     """Options of one operation; stores its weights.  None for operations behind the encoder (landmark heads)."""
 
     def options(cls: Any) -> Any:
@@ -105,7 +109,10 @@ def _operation(tflite: Any, kind: str, op: Any, inputs: list[int], constants: di
         deep = kind == "DEPTHWISE_CONV_2D"
         o = options(tflite.DepthwiseConv2DOptions if deep else tflite.Conv2DOptions)
         weight = constants[inputs[1]].transpose((3, 0, 1, 2) if deep else (0, 3, 1, 2))
-        weights[f"w{inputs[1]}"], weights[f"b{inputs[2]}"] = np.ascontiguousarray(weight, np.float32), constants[inputs[2]]
+        weights[f"w{inputs[1]}"], weights[f"b{inputs[2]}"] = (
+            np.ascontiguousarray(weight, np.float32),
+            constants[inputs[2]],
+        )
         return {
             "weight": f"w{inputs[1]}",
             "bias": f"b{inputs[2]}",
@@ -198,7 +205,9 @@ class Encoder(nn.Module):
             raise ValueError(f"operation {kind} is not part of an encoder")
         return activated(x, op["activation"])
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor, op: dict[str, Any], padding: tuple[int, int]) -> Tensor:
+    def _convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor, op: dict[str, Any], padding: tuple[int, int]
+    ) -> Tensor:
         """The convolution; in training a depthwise one of stride 2 is done at stride 1 and thinned out, because its
         backward pass in bfloat16 on a CPU is many times slower than that of stride 1."""
         stride = tuple(op["stride"])

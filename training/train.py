@@ -3,9 +3,10 @@
 
     python -m training.train --data DATA --synth RENDERS --models TFLITE_FOLDER --out RUN [--minutes 60]
 
-Frozen encoder first (a random head destroys it within a minute), then the encoder's 1x1 weights with a rate that follows
-each tensor's RMS (batch norm is folded in: the RMS runs from 0.0025 to 323 and one rate fits none).  `RUN/last.pt` holds
-everything needed to go on; the same command goes on.  The regression branch is solved afterwards by `training.lift`.
+Frozen encoder first (a random head destroys it within a minute), then the encoder's 1x1 weights with a rate that
+follows each tensor's RMS (batch norm is folded in: the RMS runs from 0.0025 to 323 and one rate fits none).
+`RUN/last.pt` holds everything needed to go on; the same command goes on.  The regression branch is solved afterwards by
+`training.lift`.
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ def _quiet_worker(_: int) -> None:
     cv2.setNumThreads(1)
 
 
-def step_losses(net: MeshPoseNet, sample: dict[str, Tensor], geometry: Geometry, config: Config, frozen: bool) -> dict[str, Tensor]:
+def step_losses(
+    net: MeshPoseNet, sample: dict[str, Tensor], geometry: Geometry, config: Config, frozen: bool
+) -> dict[str, Tensor]:
     """All losses of one batch, unweighted."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         crops = sample["crop"].contiguous(memory_format=torch.channels_last)
@@ -158,7 +161,10 @@ def step_losses(net: MeshPoseNet, sample: dict[str, Tensor], geometry: Geometry,
         "heat": losses.heat_cross_entropy(log, target[..., :2], weight),
         "localisation": losses.localisation(positions, target[..., :2], weight),
         "barycentric": losses.barycentric(
-            net.scores_at(features.dense, sample["surface_xy"]), corners, sample["surface_bary"], sample["surface_weight"]
+            net.scores_at(features.dense, sample["surface_xy"]),
+            corners,
+            sample["surface_bary"],
+            sample["surface_weight"],
         ),
         "consistency": losses.consistency(
             positions, place[corners], sample["surface_bary"], sample["surface_xy"], sample["surface_weight"]
@@ -195,7 +201,9 @@ class Trainer:
         self.head = head
         auxiliary = [p for n, p in net.named_parameters() if n.startswith("auxiliary.")]
         rest = [p for p in head if not any(p is a for a in auxiliary)]
-        self.head_optimiser = torch.optim.Adam([{"params": rest}, {"params": auxiliary, "factor": 0.05}], config.head_rate, betas=(0.9, 0.98))
+        self.head_optimiser = torch.optim.Adam(
+            [{"params": rest}, {"params": auxiliary, "factor": 0.05}], config.head_rate, betas=(0.9, 0.98)
+        )
         groups = [{"params": [p], "rms": float(p.detach().square().mean().sqrt())} for p in self.encoder]
         self.encoder_optimiser = torch.optim.Adam(groups, 1.0, betas=(0.9, 0.98))
         self.averaged = {n: p.detach().clone() for n, p in net.named_parameters()}
@@ -299,7 +307,9 @@ def train(config: Config, people: list, models: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    geometry = Geometry(np.stack([p.vertices for p in people if p.vertices is not None and p.source != "render"][:1500]))
+    geometry = Geometry(
+        np.stack([p.vertices for p in people if p.vertices is not None and p.source != "render"][:1500])
+    )
     trainer = Trainer(build(models), config, out)
     if (out / "last.pt").exists():
         trainer.load(out / "last.pt")
@@ -317,7 +327,9 @@ def train(config: Config, people: list, models: Path, out: Path) -> None:
         trainer.minutes += (now - before) / 60
         before = now
         if now - last_log > 30:
-            row = {"minutes": round(trainer.minutes, 2), "steps": trainer.steps} | {k: round(float(np.mean(v)), 4) for k, v in sums.items()}
+            row = {"minutes": round(trainer.minutes, 2), "steps": trainer.steps} | {
+                k: round(float(np.mean(v)), 4) for k, v in sums.items()
+            }
             with log.open("a") as stream_:
                 stream_.write(json.dumps(row) + "\n")
             sums, last_log = {}, now
@@ -332,13 +344,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the photograph sets and their fits")
     parser.add_argument("--synth", type=Path, help="folder of training.render's shards")
-    parser.add_argument("--models", type=Path, required=True, help="where the encoder's TFLite file is, or is fetched to")
+    parser.add_argument(
+        "--models", type=Path, required=True, help="where the encoder's TFLite file is, or is fetched to"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: last.pt, log.jsonl")
     for name, default in asdict(Config()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     a = vars(parser.parse_args())
     paths = {k: a.pop(k) for k in ("data", "synth", "models", "out")}
-    people = photographs(paths["data"], cache=paths["out"] / "photographs.pickle") + (renders(paths["synth"]) if paths["synth"] else [])
+    people = photographs(paths["data"], cache=paths["out"] / "photographs.pickle") + (
+        renders(paths["synth"]) if paths["synth"] else []
+    )
     print({s: sum(p.source == s for p in people) for s in {p.source for p in people}}, flush=True)
     train(Config(**a), people, paths["models"], paths["out"])
 

@@ -60,12 +60,19 @@ class Crop:
         if seen.sum() >= 0.1 * len(points):
             points = points[seen]
         low, high = np.percentile(points, [1, 99], axis=0)
-        centre = hips if np.all(hips >= low - 0.05 * (high - low)) and np.all(hips <= high + 0.05 * (high - low)) else None
+        centre = (
+            hips if np.all(hips >= low - 0.05 * (high - low)) and np.all(hips <= high + 0.05 * (high - low)) else None
+        )
         if centre is None:
             centre = (low + high) / 2
         radius = float(np.percentile(np.linalg.norm(points - centre, axis=1), 99))
         direction = np.asarray(up, np.float64)[:2] - hips
-        return Crop(float(centre[0]), float(centre[1]), max(BODY_SCALE * radius, 8.0), float(np.arctan2(direction[0], -direction[1])))
+        return Crop(
+            float(centre[0]),
+            float(centre[1]),
+            max(BODY_SCALE * radius, 8.0),
+            float(np.arctan2(direction[0], -direction[1])),
+        )
 
     def _axes(self) -> np.ndarray:
         c, s = np.cos(self.angle), np.sin(self.angle)
@@ -89,7 +96,7 @@ class Crop:
         return out.astype(points.dtype if points.dtype.kind == "f" else np.float64)
 
     def matrix(self, size: int = CROP) -> np.ndarray:
-        """(2, 3) affine map from crop pixel INDICES (of a `size` x `size` crop) to picture pixel indices, as OpenCV counts."""
+        """(2, 3) affine map from crop pixel INDICES (of a `size` x `size` crop) to the picture's, as OpenCV counts."""
         axes = self._axes() * (CROP / size)
         shift = np.array([self.cx, self.cy]) - axes @ np.full(2, size / 2 - 0.5) - 0.5
         return np.concatenate([axes, shift[:, None]], 1)
@@ -114,7 +121,9 @@ class Crop:
         x0, y0 = np.clip(np.floor(corners.min(0)).astype(int) - shrink, 0, [w - 1, h - 1])
         x1, y1 = np.clip(np.ceil(corners.max(0)).astype(int) + shrink, [x0 + 1, y0 + 1], [w, h])
         part = image[y0:y1, x0:x1]
-        small = cv2.resize(part, (max(1, part.shape[1] // shrink), max(1, part.shape[0] // shrink)), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            part, (max(1, part.shape[1] // shrink), max(1, part.shape[0] // shrink)), interpolation=cv2.INTER_AREA
+        )
         scale = np.array([small.shape[1] / part.shape[1], small.shape[0] / part.shape[0]])
         matrix = self.matrix(size)
         matrix[:, 2] = (matrix[:, 2] + 0.5 - (x0, y0)) * scale - 0.5

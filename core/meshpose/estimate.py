@@ -82,7 +82,9 @@ class Estimator:
     def next_crop(self, estimate: Estimate) -> Crop:
         """The crop that the person's own mesh asks for (next pass, or next frame)."""
         joints = self.body.joints(estimate.vertices, "lsp14")
-        return Crop.from_body(estimate.vertices, self._counts(estimate), joints[list(LSP_HIPS)].mean(0), joints[LSP_NECK])
+        return Crop.from_body(
+            estimate.vertices, self._counts(estimate), joints[list(LSP_HIPS)].mean(0), joints[LSP_NECK]
+        )
 
     @staticmethod
     def _counts(estimate: Estimate) -> np.ndarray:
