@@ -51,7 +51,7 @@ class Screen:
     def picture(self, path: Path, crop: tuple[int, int, int, int] | None = None) -> Path:
         """Write what the screen shows (or x, y, width, height of it) as a small PNG."""
         cut = [] if crop is None else ["-crop", f"{crop[2]}x{crop[3]}+{crop[0]}+{crop[1]}", "+repage"]
-        self.do("import", "-window", "root", *cut, "-depth", "8", "-colors", "160", "-strip", path)
+        self.do("import", "-window", "root", *cut, "-depth", "8", "+dither", "-colors", "200", "-strip", path)
         return path
 
 
