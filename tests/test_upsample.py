@@ -11,7 +11,7 @@ import pytest
 from meshpose.body import Body, rotation_matrix
 from meshpose.errors import InputError
 from meshpose.upsample import CLEAN, RAW, Upsampler
-from training import solve_upsampler
+from training import affine, solve_upsampler
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,19 @@ def test_smooth_weights_are_for_noise(body: Body, upsampler: Upsampler, meshes: 
 
     assert error(0.0, 0.0) < error(1.0, 0.0)
     assert error(1.0, 0.010) < error(0.0, 0.010)
+
+
+def test_closed_form_finds_known_weights() -> None:
+    rng = np.random.default_rng(0)
+    sources = rng.normal(size=(1, 50, 3, 6))  # one point, 50 bodies, 6 candidates
+    true = np.array([0.5, -0.3, 0.8, 0, 0, 0])
+    c = affine.covariance(sources @ true, sources)
+    np.testing.assert_allclose(affine.solve(c, 1e-6)[0], true, atol=1e-6)
+    np.testing.assert_array_equal(affine.choose(c, 1e-6, (4, 3))[0], [0, 1, 2])
+    even = affine.solve(c, 1e3)[0]
+    np.testing.assert_allclose(even, 1 / 6, atol=1e-3)  # much noise: the plain mean
+    own = affine.solve(c, np.diag([1e-8, 1e-8, 1e-8, 1e6, 1e6, 1e6])[None])[0]
+    np.testing.assert_allclose(own, true, atol=1e-4)
 
 
 def test_rows_sum_to_one(upsampler: Upsampler) -> None:
