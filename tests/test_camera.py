@@ -137,7 +137,8 @@ def test_smoothing_takes_jitter_and_leaves_motion() -> None:
 def test_depth_of_the_samples_walker(root: Path) -> None:
     """The bundled sample's true body, seen by a perfect network, stands where the truth says."""
     truth, body = np.load(root / "samples" / "turn_truth.npz"), Body.load()
-    camera = Camera(*(float(v) for v in truth["camera"]), *(int(v) for v in truth["size"]))
+    (fx, fy, cx, cy), (width, height) = truth["camera"].tolist(), truth["size"].tolist()
+    camera = Camera(fx, fy, cx, cy, width, height)
     rows = slice(0, None, 6)
     mesh = body.pose(body.shape(truth["phenotype"]), truth["rotations"][rows], truth["translation"][rows])
     lowpoly = mesh[:, body.lowpoly]
