@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped network on the bundled sample, whose truth is known; the weights' checksums."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from meshpose import weights
+from meshpose.body import Body
+from meshpose.crop import CROP, Crop
+from meshpose.errors import WeightsError
+from meshpose.estimate import Estimate, Estimator, crop_from_coco
+from meshpose.network import Network
+
+SAMPLES = Path(__file__).resolve().parents[1] / "samples"
+FRAMES = (5, 40, 75)
+
+
+@pytest.fixture(scope="module")
+def estimator() -> Estimator:
+    return Estimator(Network("accurate"))
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[int, np.ndarray]:
+    """Frame -> true low-poly vertices (500, 3): picture px, depth in metres from the camera."""
+    body = Body.load()
+    with np.load(SAMPLES / "turn_truth.npz") as z:
+        rows = list(FRAMES)
+        posed = body.pose(body.shape(z["phenotype"]), z["rotations"][rows], z["translation"][rows])[:, body.lowpoly]
+        fx, fy, cx, cy = z["camera"]
+    xy = posed[..., :2] / posed[..., 2:] * (fx, fy) + (cx, cy)
+    return dict(zip(FRAMES, np.concatenate([xy, posed[..., 2:]], -1), strict=True))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[int, np.ndarray]:
+    clip, out = cv2.VideoCapture(str(SAMPLES / "turn.mp4")), {}
+    for index in range(max(FRAMES) + 1):
+        out[index] = clip.read()[1]
+    return {i: out[i] for i in FRAMES}
+
+
+@pytest.fixture(scope="module")
+def estimates(estimator: Estimator, truth: dict, pictures: dict) -> dict[int, Estimate]:
+    out = {}
+    for index, points in truth.items():
+        low, high = points[:, :2].min(0), points[:, :2].max(0)
+        out[index] = estimator.from_box(pictures[index], (*low, *(high - low)))
+    return out
+
+
+def height(points: np.ndarray) -> float:
+    return float(np.ptp(points[:, 1]))
+
+
+def test_mesh_falls_on_the_walker(estimates: dict[int, Estimate], truth: dict[int, np.ndarray]) -> None:
+    body = Body.load()
+    for index, found in estimates.items():
+        want = truth[index]
+        joints = np.linalg.norm((body.joints(found.vertices, "lsp14") - body.joints(want, "lsp14"))[:, :2], axis=1)
+        assert np.median(joints) < 0.04 * height(want), index
+        assert np.median(np.linalg.norm((found.vertices - want)[:, :2], axis=1)) < 0.05 * height(want), index
+
+
+def test_visibility_and_score_say_something(estimates: dict[int, Estimate], estimator: Estimator, pictures: dict) -> None:
+    """What faces the camera is called seen more often than what looks away; an empty corner scores low."""
+    body = Body.load()
+    for index, found in estimates.items():
+        corners = found.vertices[body.lowpoly_faces]
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        seen = found.visibility[body.lowpoly_faces].mean(1)
+        assert seen[normal[:, 2] < 0].mean() > seen[normal[:, 2] > 0].mean() + 0.2, index
+        nothing = estimator.on_crops(pictures[index], [Crop(20, 20, 60)])[0]
+        assert found.score > 0.5 and found.score > nothing.score + 0.2
+
+
+def test_depth_has_the_right_sign(estimates: dict[int, Estimate], truth: dict[int, np.ndarray]) -> None:
+    for index, found in estimates.items():
+        assert np.corrcoef(found.vertices[:, 2], truth[index][:, 2])[0, 1] > 0.4, index
+
+
+def test_one_crop_or_many_give_the_same(estimator: Estimator, estimates: dict, pictures: dict) -> None:
+    crops = [e.crop for e in estimates.values()]
+    picture = pictures[FRAMES[0]]
+    together = estimator.on_crops(picture, crops)
+    for crop, both in zip(crops, together, strict=True):
+        assert np.abs(estimator.on_crops(picture, [crop])[0].vertices - both.vertices).max() < 0.05
+
+
+def test_iuv_names_the_faces_that_lie_there(estimator: Estimator, estimates: dict, pictures: dict) -> None:
+    """Equation 2: the point of the mesh that a pixel shows lies near that pixel."""
+    index = FRAMES[0]
+    found = estimates[index]
+    faces, barycentric, mask = estimator.network.iuv(found.crop.warp(pictures[index])[None])
+    assert faces.shape == mask.shape == (1, 64, 64) and np.allclose(barycentric.sum(-1), 1, atol=1e-4)
+    y, x = np.nonzero(mask[0] > 0.5)
+    corners = found.crop.to_crop(found.vertices)[Body.load().lowpoly_faces[faces[0, y, x]], :2]
+    place = np.einsum("pk,pkd->pd", barycentric[0, y, x], corners)
+    away = np.linalg.norm(place - (np.stack([x, y], 1) + 0.5) * (CROP / 64), axis=1)
+    assert len(y) > 100 and np.median(away) < 14
+
+
+def test_keypoints_give_a_turned_crop() -> None:
+    keypoints = np.zeros((17, 3))
+    keypoints[[5, 6, 11, 12]] = [[300, 90, 0.9], [300, 110, 0.9], [200, 90, 0.9], [200, 110, 0.9]]
+    crop = crop_from_coco(keypoints)
+    assert crop is not None and crop.angle == pytest.approx(np.pi / 2) and (crop.cx, crop.cy) == (200, 100)
+    keypoints[11:13, 2] = 0.1
+    assert crop_from_coco(keypoints) is None
+
+
+def test_crops_of_another_size_are_refused(estimator: Estimator) -> None:
+    with pytest.raises(ValueError, match="256"):
+        estimator.network(np.zeros((1, 128, 128, 3), np.uint8))
+
+
+def test_damaged_weights_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(weights.folder() / "sha256.json", tmp_path)
+    (tmp_path / "upsampler.npz").write_bytes(b"not it")
+    monkeypatch.setattr(weights, "folder", lambda: tmp_path)
+    weights.path.cache_clear()
+    for name in ("upsampler.npz", "body.npz", "nothing.npz"):
+        with pytest.raises(WeightsError) as raised:
+            weights.path(name)
+        assert name in str(raised.value) and "\n" not in str(raised.value)
+    weights.path.cache_clear()
