@@ -102,8 +102,10 @@ class World:
         guess = self.shape * crop.side / 2 + (crop.cx, crop.cy, 0)
         return Estimate(crop, guess.astype(np.float32), 0 * ones, 0.05)
 
-    def from_keypoints(self, image: np.ndarray, box: np.ndarray, keypoints: np.ndarray) -> Estimate:
-        return self._seen(Crop.from_box(tuple(box)))
+    def from_keypoints(
+        self, image: np.ndarray, box: tuple[float, float, float, float], keypoints: np.ndarray
+    ) -> Estimate:
+        return self._seen(Crop.from_box(box))
 
     def next_crop(self, estimate: Estimate) -> Crop:
         low, high = estimate.vertices.min(0), estimate.vertices.max(0)

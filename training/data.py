@@ -83,8 +83,10 @@ def read_photographs(data: Path, sets: dict[str, str]) -> list[Person]:
             if fits.columns["accepted"][r]
         }
         meta = json.loads((data / folder / f"{split}.json").read_text())
-        images, archives = {i["id"]: i for i in meta["images"]}, {}
-        people, which = [], []
+        images = {i["id"]: i for i in meta["images"]}
+        archives: dict[str, zipfile.ZipFile] = {}
+        people: list[Person] = []
+        which: list[int] = []
         for a in meta["annotations"]:
             image = images[a["image_id"]]
             archive = archives.setdefault(image["shard"], zipfile.ZipFile(data / folder / image["shard"]))
@@ -248,9 +250,9 @@ class Crops(Dataset):
         joints = np.concatenate([crop.to_crop(person.joints[:, :2]), person.joints[:, 2:]], 1).astype(np.float32)
         if person.joints[:, 2].max() == 2:  # labelled photographs mark joints with 2
             joints[:, 2] = np.where(joints[:, 2] == 2, 1.0, joints[:, 2])
-        has = person.vertices is not None and person.visibility is not None
-        vertices = crop.to_crop(person.vertices).astype(np.float32) if has else np.zeros((500, 3), np.float32)
-        code = person.visibility if has else np.full(500, OUTSIDE, np.uint8)
+        vertices, code, has = np.zeros((500, 3), np.float32), np.full(500, OUTSIDE, np.uint8), False
+        if person.vertices is not None and person.visibility is not None:
+            vertices, code, has = crop.to_crop(person.vertices).astype(np.float32), person.visibility, True
         inside = np.all((vertices[:, :2] > 1) & (vertices[:, :2] < CROP - 1), axis=1)
         seen = (code == SEEN) & inside
         trust = np.choose(code, [0.6, 1.0, 0.5, 0.4 if person.exact else 0.0]).astype(np.float32)
@@ -266,8 +268,8 @@ class Crops(Dataset):
             "visible": seen.astype(np.float32),
             "visible_weight": np.full(500, 1.0 if person.exact else 0.5, np.float32) * has,
             "joints": joints,
-            "exact": np.float32(person.exact)[None],
-            "has": np.float32(has)[None],
+            "exact": np.array([person.exact], np.float32),
+            "has": np.array([has], np.float32),
         }
 
     def _mirrored(self, s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -285,7 +287,7 @@ class Crops(Dataset):
         a, b, c = (xy[f[:, k]] for k in range(3))
         area = np.abs((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]))
         weight = area * (s["visible"][f].min(1) > 0)
-        out = {
+        out: dict[str, np.ndarray] = {
             "surface_face": np.zeros(SAMPLES, np.int64),
             "surface_bary": np.full((SAMPLES, 3), 1 / 3, np.float32),
             "surface_weight": np.zeros(SAMPLES, np.float32),

@@ -67,7 +67,9 @@ def read_tflite(file: Path) -> Graph:
     kinds = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
     model = tflite.Model.GetRootAs(file.read_bytes(), 0)
     graph = model.Subgraphs(0)
-    constants, names, seen = {}, {}, {}
+    constants: dict[int, Any] = {}
+    names: dict[int, str] = {}
+    seen: dict[str, int] = {}
     for i in range(graph.TensorsLength()):
         tensor = graph.Tensors(i)
         base = tensor.Name().decode().split(";")[0].removeprefix("model_1/model/")
@@ -146,7 +148,7 @@ class Encoder(nn.Module):
             if name in makers and name not in needed:
                 needed.add(name)
                 stack += makers[name]["inputs"]
-        self.spec = {
+        self.spec: dict[str, Any] = {
             "input": graph.input,
             "outputs": dict(outputs),
             "ops": [op for op in graph.ops if op["output"] in needed],

@@ -318,7 +318,8 @@ def train(config: Config, people: list, models: Path, out: Path) -> None:
     if trainer.steps == 0:
         trainer.net.standardise([next(stream)["crop"] for _ in range(6)])
     trainer.net.train()
-    log, sums, last_log, last_save = out / "log.jsonl", {}, time.time(), time.time()
+    log, last_log, last_save = out / "log.jsonl", time.time(), time.time()
+    sums: dict[str, list[float]] = {}
     before = time.time()
     for sample in stream:
         for key, value in trainer.step(sample, geometry).items():

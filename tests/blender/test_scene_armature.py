@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import bpy
 import numpy as np
@@ -18,7 +19,7 @@ FRAMES = np.arange(5, 13)
 LIFT, SCALE = 1.4, 0.93
 
 
-def made_up_fit(body: Body) -> SimpleNamespace:
+def made_up_fit(body: Body) -> Any:
     """A fit that moves some bones at random, far and near, and turns the body into the camera frame."""
     rng = np.random.default_rng(3)
     count = len(FRAMES)
@@ -37,7 +38,7 @@ def made_up_fit(body: Body) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def built() -> tuple[bpy.types.Object, bpy.types.Object, Body, Shape, SimpleNamespace]:
+def built() -> tuple[bpy.types.Object, bpy.types.Object, Body, Shape, Any]:
     bpy.ops.wm.read_factory_settings(use_empty=True)
     body = Body.load()
     fit = made_up_fit(body)
