@@ -9,9 +9,10 @@ from . import compat
 from .playback import VISIBILITY
 
 SKIN = (0.62, 0.40, 0.30, 1.0)
-LIGHT = (-0.45, -0.65, 0.6)
+LIGHT = (-0.55, 0.5, -0.67)
 SHADE = (0.02, 0.95)
-"""Direction of the heatmap's own light, and its brightness on the far and on the near side."""
+"""Where the heatmap's own light comes from, in the shader's camera space (z away from the camera): over the left
+shoulder; and its brightness on the far and on the near side."""
 
 
 def heatmap(name: str) -> bpy.types.Material:
@@ -25,6 +26,8 @@ def heatmap(name: str) -> bpy.types.Material:
     attribute = tree.nodes.new("ShaderNodeAttribute")
     attribute.attribute_name = VISIBILITY
     surface = tree.nodes.new("ShaderNodeNewGeometry")
+    turned = tree.nodes.new("ShaderNodeVectorTransform")
+    turned.vector_type, turned.convert_from, turned.convert_to = "NORMAL", "WORLD", "CAMERA"
     towards = tree.nodes.new("ShaderNodeVectorMath")
     towards.operation = "DOT_PRODUCT"
     towards.inputs[1].default_value = LIGHT
@@ -33,14 +36,15 @@ def heatmap(name: str) -> bpy.types.Material:
         socket.default_value = value
     emission = tree.nodes.new("ShaderNodeEmission")
     output = tree.nodes.new("ShaderNodeOutputMaterial")
-    tree.links.new(next(s for s in surface.outputs if s.identifier == "Normal"), towards.inputs[0])
+    tree.links.new(next(s for s in surface.outputs if s.identifier == "Normal"), turned.inputs[0])
+    tree.links.new(turned.outputs[0], towards.inputs[0])
     tree.links.new(next(s for s in towards.outputs if s.identifier == "Value"), shade.inputs[0])
     tree.links.new(attribute.outputs[0], emission.inputs[0])
     tree.links.new(shade.outputs[0], emission.inputs[1])
     tree.links.new(emission.outputs[0], output.inputs[0])
-    for place, node in enumerate((surface, towards, shade, emission, output)):
+    for place, node in enumerate((surface, turned, towards, shade, emission, output)):
         node.location = (220.0 * place, -200.0)
-    attribute.location = (440.0, 100.0)
+    attribute.location = (660.0, 100.0)
     return material
 
 

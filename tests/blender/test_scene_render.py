@@ -13,6 +13,8 @@ import bpy
 import cv2
 import numpy as np
 import pytest
+from mathutils import Matrix
+from read_back import evaluated
 
 from meshpose.body import Body
 from meshpose.raster import silhouette
@@ -59,32 +61,42 @@ def test_outline_and_colours(built: tuple[Path, BuiltTake], engine: str, tmp_pat
     drawn, wanted = picture[..., 3] > 127, silhouette(pixels, Body.load().triangles, width, height)
     overlap = (drawn & wanted).sum() / (drawn | wanted).sum()
     print(f"{engine}: IoU with the core's outline {overlap:.3f}")
-    assert overlap > 0.97
+    assert overlap > 0.95  # a body 130 pixels tall: a pixel along its outline is 5 %
     blue, green, red = (picture[drawn][:, c].astype(int) for c in range(3))
     assert blue.max() < 20  # nothing but green and red
     assert visibility.min() < 0.2 and visibility.max() > 0.8
     assert ((green > 1.5 * red) & (green > 60)).mean() > 0.2 and ((red > 1.5 * green) & (red > 60)).mean() > 0.005
 
 
+def over(layer: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A render (h, w, 4) over a picture (h, w, 3)."""
+    alpha = layer[..., 3:] / 255
+    return image * (1 - alpha) + layer[..., :3] * alpha
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("MESHPOSE_PICTURES" not in os.environ, reason="MESHPOSE_PICTURES names the folder for pictures")
 def test_picture_of_the_heatmap(tmp_path: Path) -> None:
-    """Four frames of the sample, as it was shot and with the rendered heatmap over it."""
+    """Four frames of the sample: as it was shot, with the rendered heatmap over it, and the same from behind."""
     from meshpose.convert import convert
     from meshpose.video import Clip
 
     sample = ROOT / "samples" / "turn.mp4"
     take = convert(sample, tmp_path, preview=False)
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    build_scene(take.path)
+    built = build_scene(take.path)
     count = len(take.frames)
     shown = np.linspace(0, count - 1, 6)[1:5].astype(int)
     columns = []
     for frame in (f for f in Clip(sample) if f.index in shown):
-        layer = render("CYCLES", frame.index + 1, tmp_path / "r.png").astype(float)
-        alpha = layer[..., 3:] / 255
-        columns.append(np.concatenate([frame.image, (frame.image * (1 - alpha) + layer[..., :3] * alpha)]))
+        front = over(render("CYCLES", frame.index + 1, tmp_path / "r.png"), frame.image)
+        before = built.camera.matrix_world.copy()
+        middle = Matrix.Translation(evaluated(built.people[0].mesh, frame.index + 1)[0].mean(0).tolist())
+        built.camera.matrix_world = middle @ Matrix.Rotation(np.radians(150), 4, "Z") @ middle.inverted() @ before
+        behind = over(render("CYCLES", frame.index + 1, tmp_path / "r.png"), np.full_like(frame.image, 225))
+        built.camera.matrix_world = before
+        columns.append(np.concatenate([frame.image[40:420], front[40:420], behind[40:420]]))
     picture = np.concatenate(columns, 1).astype(np.uint8)
-    scale = min(1.0, 1400 / picture.shape[1])
+    scale = min(1.0, 900 / picture.shape[1])
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(Path(os.environ["MESHPOSE_PICTURES"]) / "heatmap.png"), small)
