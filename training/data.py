@@ -86,7 +86,7 @@ def read_photographs(data: Path, sets: dict[str, str]) -> list[Person]:
         images = {i["id"]: i for i in meta["images"]}
         archives: dict[str, zipfile.ZipFile] = {}
         people: list[Person] = []
-        which: list[int] = []
+        which: list[tuple[int, int, tuple[int, int]]] = []
         for a in meta["annotations"]:
             image = images[a["image_id"]]
             archive = archives.setdefault(image["shard"], zipfile.ZipFile(data / folder / image["shard"]))

@@ -81,7 +81,7 @@ PLANE, DEPTH, SEEN = 10.0, 1.0, 1.0
 
 
 def solve(net: MeshPoseNet, store: Store) -> None:
-    """Set the regression in closed form: ridge for X, Y (all crops alike), Z (renders first) and visibility; rank 256."""
+    """Set the regression in closed form: ridge for X, Y (all crops alike), Z (renders first), visibility; rank 256."""
     branch: Regression = net.regression
     mean, scale = store.inputs.mean(0), 1 / (store.inputs.std(0) + 1e-3)
     x = (store.inputs - mean) * scale
@@ -147,7 +147,13 @@ def branch_loss(net: MeshPoseNet, s: Store, geometry: Geometry, edges: Tensor) -
 
 
 def tune(
-    net: MeshPoseNet, train: Store, held: Store, geometry: Geometry, minutes: float, rate: float = 3e-4, slow_rate: float = 3e-5
+    net: MeshPoseNet,
+    train: Store,
+    held: Store,
+    geometry: Geometry,
+    minutes: float,
+    rate: float = 3e-4,
+    slow_rate: float = 3e-5,
 ) -> None:
     """Adam on the branch; the weights of the best held-out loss stay."""
     edges = edges_of(geometry)
