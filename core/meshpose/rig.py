@@ -112,7 +112,7 @@ def fit_rig(
         return RigFit(model.phenotype, model.scale, empty, np.zeros((0, 3)), numbers)
     weights = np.sqrt(model.area * (GUESSED_WEIGHT + (1 - GUESSED_WEIGHT) * seen)) / VERTEX_SIGMA
     model.scale_to(low)
-    best = np.sort(np.argsort(-seen.mean(1), kind="stable")[:: max(1, len(low) // SHAPE_FRAMES)][:SHAPE_FRAMES])
+    best = _well_seen(seen)
     weights /= model.fit_shape(low[best], weights[best])
     parts = [model.fit_poses(low[rows], weights[rows]) for rows in _chunks(len(low))]
     rotations, translation = (np.concatenate(p) for p in zip(*parts, strict=True))
@@ -380,6 +380,12 @@ def _checked(
     if height is not None and not 0.3 <= height <= 3:
         raise InputError(f"a height of {height} m is no person's: give metres, such as 1.75")
     return x.astype(np.float64), np.clip(seen, 0, 1), numbers
+
+
+def _well_seen(seen: Array) -> Array:
+    """SHAPE_FRAMES frames spread over time among the better seen half, ascending; all where there are no more."""
+    half = np.sort(np.argsort(-seen.mean(1), kind="stable")[: max(SHAPE_FRAMES, len(seen) // 2)])
+    return half[np.unique(np.linspace(0, len(half) - 1, SHAPE_FRAMES).round().astype(int))]
 
 
 def _chunks(count: int) -> Iterator[slice]:
