@@ -148,6 +148,10 @@ def playback_tree(name: str, groups: int) -> Tree:
     position, visibility = _lift(graph, cloud, groups)
     moved = graph.node("GeometryNodeSetPosition", Geometry=inputs[0], Position=position).outputs[0]
     coloured = graph.store("FLOAT_COLOR", moved, VISIBILITY, graph.mix_colour(visibility, GUESSED, SEEN))
+    for kind in ("index", "weight"):  # of no use to whoever exports or bakes the result
+        for number in range(groups):
+            remove = graph.node("GeometryNodeRemoveAttribute", Geometry=coloured, Name=_attribute(kind, number))
+            coloured = remove.outputs[0]
     switch = graph.node("GeometryNodeSwitch", {"input_type": "GEOMETRY"}, Switch=shown, **{"True": coloured})
     output = graph.node("NodeGroupOutput")
     group.links.new(switch.outputs[0], output.inputs[0])

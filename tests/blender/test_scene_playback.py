@@ -86,6 +86,14 @@ def test_mixes_between_frames_but_not_with_absent_ones(target: bpy.types.Object)
     assert np.abs(last - expected(FRAMES - 1)[0]).max() < 1e-5 * np.abs(last).max()
 
 
+def test_the_result_carries_no_weights(target: bpy.types.Object) -> None:
+    """Who exports or bakes the body gets its position and colour, not what they were made from."""
+    bpy.context.scene.frame_set(START)
+    mesh = target.evaluated_get(bpy.context.evaluated_depsgraph_get()).to_mesh()
+    names = {attribute.name for attribute in mesh.attributes}
+    assert "visibility" in names and not [name for name in names if name.startswith("meshpose")]
+
+
 def test_no_nan_is_stored(target: bpy.types.Object) -> None:
     pixels = np.empty((FRAMES, LOW + 1, 4), np.float32)
     bpy.data.images["rows"].pixels.foreach_get(pixels.ravel())
