@@ -253,6 +253,20 @@ def test_two_tracks_never_stay_on_one_person() -> None:
     assert said[-1] == said[0] and len(said[0]) == 2
 
 
+@pytest.mark.parametrize("who_moves_on", [0, 1])
+def test_after_an_occlusion_looks_tell_who_is_who(who_moves_on: int) -> None:
+    """Red stops behind blue for twenty frames; then the one or the other walks on."""
+
+    def red(k: int) -> tuple[float, float]:
+        return 120 + 4.0 * min(k, 30) + (4.0 * max(k - 50, 0) if who_moves_on == 0 else 0), 170.0
+
+    def blue(k: int) -> tuple[float, float]:
+        return 240 + (4.0 * max(k - 50, 0) if who_moves_on == 1 else 0), 171.0
+
+    _, said = follow(World([Actor(red, colour=RED), Actor(blue, colour=BLUE)]), 100)
+    assert sorted(said[0].values()) == [0, 1] and said[-1] == said[0]
+
+
 @pytest.mark.parametrize("name", ["cross", "return", "ghost"])
 def test_restored_at_any_frame_it_goes_on_exactly(name: str) -> None:
     actors = {

@@ -31,6 +31,8 @@ from .errors import TakeError
 from .estimate import Estimate
 
 FORMAT = 1
+SOON = 15
+"""Frames after which a lost person no longer counts as lost a moment ago."""
 
 
 @dataclass(frozen=True)
@@ -228,30 +230,43 @@ class Tracker:
         found = self.detector(image, self._sides(image, active))
         found = [d for d in found if max(d.box[2:]) >= self.settings.min_size]
         self._runs, self._last_run = self._runs + 1, index
-        looks = [matching.look_of(image, d.keypoints[:, :2]) for d in found] if active else []
-        gain = np.array([[self._gain(t, sights[t.number], d, k) for d, k in zip(found, looks)] for t in active])
+        # who was lost a moment ago takes part: after an occlusion it is the best pairing of all that tells who is who
+        recent = [t for t in self._tracks if not t.active and index - t.last <= SOON and t.look.size]
+        rows = active + recent
+        looks = [matching.look_of(image, d.keypoints[:, :2]) for d in found] if rows else []
+        gain = np.array([[self._gain(t, sights, d, k, index) for d, k in zip(found, looks)] for t in rows])
         for track in active:
             track.asked += 1
-        matched = matching.assign(gain.reshape(len(active), len(found)))
+        matched = matching.assign(gain.reshape(len(rows), len(found)))  # those in sight come first
         for row, column in matched:
-            self._agree(active[row], sights, found[column], image)
+            if row < len(active):
+                self._agree(rows[row], sights, found[column], image)
+            else:
+                self._welcome(index, image, found[column], sights, [rows[row]])
         for row in sorted(set(range(len(active))) - {r for r, _ in matched}):
             active[row].missed += 1
         rest = [found[i] for i in sorted(set(range(len(found))) - {c for _, c in matched})]
         rest.sort(key=lambda d: -d.score * max(d.box[2:]))
         for detection in rest:
-            self._welcome(index, image, detection, sights)
+            self._welcome(index, image, detection, sights, [t for t in self._tracks if not t.active])
 
-    def _gain(self, track: _Track, sight: _Sight, detection: Detection, look: np.ndarray | None) -> float:
+    def _gain(
+        self, track: _Track, sights: dict[int, _Sight], detection: Detection, look: np.ndarray | None, index: int
+    ) -> float:
         """How well a detection fits a track: where the mesh is, where it was going, and looks; 0 for not at all."""
-        now = _fit(sight.points, sight.box, detection)
         going = _fit(track.expected(), track.box + np.pad(track.velocity, (0, 2)), detection)
-        if max(now, going) < 0.2:
-            return 0.0
+        alike = matching.look_likeness(track.look, look) if look is not None and track.look.size else None
+        if track.active:
+            now = _fit(sights[track.number].points, sights[track.number].box, detection)
+            if max(now, going) < 0.2:
+                return 0.0
+        else:
+            now = going
+            middle, size = detection.keypoints[[5, 6, 11, 12], :2].mean(0), float(max(detection.box[2:]))
+            if alike is None or alike < self.settings.same_look_soon or not _near(track, middle, size, index):
+                return 0.0
         gain = 0.5 * (now + going)
-        if look is not None and track.look.size:
-            gain += 1.5 * (matching.look_likeness(track.look, look) - self.settings.same_look)
-        return max(0.0, gain)
+        return gain if alike is None else max(0.0, gain + 1.5 * (alike - self.settings.same_look))
 
     def _agree(self, track: _Track, sights: dict[int, _Sight], detection: Detection, image: np.ndarray) -> None:
         """A detection belongs to a track: if the mesh lies elsewhere, it is put onto the detected person."""
@@ -270,15 +285,16 @@ class Tracker:
 
     # -- who comes ----------------------------------------------------------------------------------------------------
 
-    def _welcome(self, index: int, image: np.ndarray, detection: Detection, sights: dict[int, _Sight]) -> None:
-        """A detection that belongs to nobody in sight: somebody who came back, somebody new, or a repeat."""
+    def _welcome(
+        self, index: int, image: np.ndarray, detection: Detection, sights: dict[int, _Sight], lost: list[_Track]
+    ) -> None:
+        """A detection that belongs to nobody in sight: one of the lost who came back, somebody new, or a repeat."""
         s = self.settings
         here = [sights[t.number] for t in self._tracks if t.active]
         if s.max_people is not None and len(here) >= s.max_people:
             return
         if any(_repeats(detection, other) for other in here):
             return
-        lost = [t for t in self._tracks if not t.active]
         if not lost and detection.score < s.start_score:
             return
         sight = self._sight(self._from(detection, image), image)
@@ -308,11 +324,10 @@ class Tracker:
         for track in lost:
             away = index - track.last
             alike = 0.5 if look is None or not track.look.size else matching.look_likeness(track.look, look)
-            growth = abs(math.log(max(sight.size, 1) / max(track.size, 1)))
-            distance = float(np.linalg.norm(sight.middle - track.middle)) / max(sight.size, track.size, 1)
-            if growth > min(0.35 + 0.02 * away, 1.0) or distance > 0.5 + 0.1 * away:
+            if not _near(track, sight.middle, sight.size, index):
                 continue
-            soon = away <= 15 and distance < 0.3 + 0.05 * away
+            distance = float(np.linalg.norm(sight.middle - track.middle)) / max(sight.size, track.size, 1)
+            soon = away <= SOON and distance < 0.3 + 0.05 * away
             least = min(s.same_look_soon, 0.5) if soon and look is None else s.same_look_soon if soon else s.same_look
             score = alike + (0.15 if soon else 0.0)
             if alike >= least and score > best:
@@ -453,6 +468,14 @@ def _fit(points: np.ndarray, box: np.ndarray, detection: Detection) -> float:
     sure = np.where(scores > SURE_KEYPOINT, scores, 0)
     alike = matching.keypoint_likeness(points, detection.keypoints[:, :2], max(detection.box[2:]), sure)
     return 0.5 * alike + 0.5 * matching.box_overlap(box, detection.box)
+
+
+def _near(track: _Track, middle: np.ndarray, size: float, index: int) -> bool:
+    """Whether a lost person can have come to a place (2,) and a stature (pixels) by now."""
+    away = index - track.last
+    growth = abs(math.log(max(size, 1) / max(track.size, 1)))
+    distance = float(np.linalg.norm(middle - track.middle)) / max(size, track.size, 1)
+    return growth <= min(0.35 + 0.02 * away, 1.0) and distance <= 0.5 + 0.1 * away
 
 
 def _repeats(detection: Detection, sight: _Sight) -> bool:
