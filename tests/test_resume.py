@@ -101,7 +101,8 @@ def run_to_end(server: Any, clip: Path, out: Path) -> str:
 
 def test_killed_25_times(server: Any, clip: Path, tmp_path: Path) -> None:
     expected = run_to_end(server, clip, tmp_path / "undisturbed")
-    dice, kills, rounds, hit = random.Random(7), 0, 0, []
+    dice, kills, rounds = random.Random(7), 0, 0
+    hit: list[str] = []
     while kills < KILLS:
         out = tmp_path / f"round{rounds}"
         process, told = start(server, clip, out)
