@@ -25,9 +25,9 @@ SEEN, GUESSED = np.array([70.0, 190.0, 60.0]), np.array([50.0, 50.0, 215.0])
 
 
 def strip(take: Take, frame: int, image: np.ndarray) -> np.ndarray:
-    """(h, 3 w, 3) uint8 BGR: the frame, its meshes in grey, its meshes coloured by visibility."""
+    """(h, 3 w, 3) uint8 BGR: the frame, its meshes in grey, its meshes coloured by visibility; cut to the people."""
     upsampler, faces = Upsampler.load(), Body.load().triangles
-    grey, heat = image, image
+    grey, heat, corners = image, image, []
     for number in take.people:
         person = take.person(number)
         if frame not in person.frames:
@@ -36,7 +36,18 @@ def strip(take: Take, frame: int, image: np.ndarray) -> np.ndarray:
         seen = np.clip(upsampler.up(person.visibility([frame])[0][:, None]), 0, 1)
         grey = draw_mesh(grey, mesh[:, :2], mesh[:, 2], faces, None, 1.0)
         heat = draw_mesh(heat, mesh[:, :2], mesh[:, 2], faces, seen * SEEN + (1 - seen) * GUESSED, 1.0)
-    return np.concatenate([image, grey, heat], 1)
+        corners += [mesh[:, :2].min(0), mesh[:, :2].max(0)]
+    x, y, w, h = _window(np.array(corners or [(0, 0), image.shape[1::-1]]), image.shape)
+    return np.concatenate([part[y : y + h, x : x + w] for part in (image, grey, heat)], 1)
+
+
+def _window(corners: np.ndarray, shape: tuple[int, ...], aspect: float = 0.62) -> tuple[int, int, int, int]:
+    """x, y, w, h of the picture's part around corners (n, 2), with some air, w / h = `aspect` where there is room."""
+    low, high = corners.min(0), corners.max(0)
+    height = min(1.15 * max(high[1] - low[1], (high[0] - low[0]) / aspect), shape[0])
+    size = np.array([min(aspect * height, shape[1]), height])
+    start = np.clip((low + high) / 2 - size / 2, 0, np.array(shape[1::-1]) - size)
+    return int(start[0]), int(start[1]), int(size[0]), int(size[1])
 
 
 def main(argv: list[str]) -> int:
@@ -58,9 +69,8 @@ def main(argv: list[str]) -> int:
     except MeshPoseError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    picture = np.concatenate(strips, 1)
-    width = round(picture.shape[1] * options.height / picture.shape[0])
-    cv2.imwrite(str(options.out), cv2.resize(picture, (width, options.height), interpolation=cv2.INTER_AREA))
+    scaled = [cv2.resize(s, (round(s.shape[1] * options.height / len(s)), options.height)) for s in strips]
+    cv2.imwrite(str(options.out), np.concatenate(scaled, 1), [cv2.IMWRITE_JPEG_QUALITY, 88])
     return 0
 
 
