@@ -20,6 +20,7 @@ from meshpose.body import Body
 from meshpose.errors import InputError
 from meshpose.take import Person, Take
 from meshpose.upsample import Upsampler
+from meshpose.video import ClipInfo, probe
 
 from . import armature, compat, footage, material, playback
 
@@ -74,27 +75,37 @@ def build_scene(
     clip: where the footage lies now, when it is not where the Take says.  folder: where a copy of the footage goes if
     Blender needs one (beside the .blend, else beside the Take).  frame_start: scene frame of the clip's first picture.
     An empty scene also gets the clip's rate, range, resolution and colours, and the camera as its own.
-    Raises TakeError or InputError; the scene is unchanged then.
+    Raises TakeError, InputError or WeightsError; the scene is unchanged then.
     """
     with Take.open(path) as take:
+        # What may fail comes first.
+        Body.load()
+        Upsampler.load()
+        info = take.clip if clip is None else moved_clip(take.clip, Path(clip))
         people = [take.person(number) for number in take.people]
-        if clip is not None and not Path(clip).exists():
-            raise InputError(f"{clip}: there is no such clip; leave --footage out to use the one that the Take names")
-        lowpolys = [_in_blender(person.lowpoly()) for person in people]  # first: it may fail
-        return _build(take, people, lowpolys, clip, folder, frame_start)
+        lowpolys = [_in_blender(person.lowpoly()) for person in people]
+        return _build(take, info, people, lowpolys, folder, frame_start)
+
+
+def moved_clip(info: ClipInfo, path: Path) -> ClipInfo:
+    """The Take's clip at another place.  InputError when what lies there is not the same clip in size and rate."""
+    found = probe(path)
+    ours, other = (f"{i.width} x {i.height} pixels at {i.fps:.4g} fps" for i in (info, found))
+    if ours != other:
+        raise InputError(f"{path}: {other}, but the Take was made from a clip of {ours}; give --footage that one")
+    return replace(info, path=found.path)
 
 
 def _build(
     take: Take,
+    info: ClipInfo,
     people: list[Person],
     lowpolys: list[np.ndarray],
-    clip: str | Path | None,
     folder: str | Path | None,
     start: int,
 ) -> BuiltTake:
     scene = bpy.context.scene
     empty = is_untouched(scene)
-    info = take.clip if clip is None else replace(take.clip, path=Path(clip).resolve())
     times = clip_times(take)
     home = Path(folder) if folder else Path(bpy.data.filepath or take.path.resolve()).parent
     film = footage.load(info, times, home)
@@ -122,7 +133,9 @@ def _build(
     ]
     if empty:
         _look_through_camera(scene)
-    return BuiltTake(collection, camera, built, [*take.warnings, *film.notes])
+    unfinished = f"{take.path.name} is not finished: convert {info.path.name} again, and it goes on"
+    notes = [*take.warnings, *film.notes, *([] if take.finished else [unfinished])]
+    return BuiltTake(collection, camera, built, notes)
 
 
 def clip_times(take: Take) -> np.ndarray:

@@ -20,7 +20,7 @@ from read_back import evaluated, summary
 
 from meshpose.body import Body
 from meshpose.camera import Camera
-from meshpose.errors import TakeError
+from meshpose.errors import InputError, TakeError
 from meshpose.take import Take
 from meshpose.upsample import Upsampler
 from meshpose.video import write_preview
@@ -239,6 +239,11 @@ def test_missing_clip_is_a_note(walk: Path, tmp_path: Path) -> None:
     bpy.ops.wm.read_factory_settings(use_empty=True)
     again = build_scene(walk, clip=tmp_path / "moved.mp4")
     assert not again.notes and again.camera.data.background_images[0].clip
+    with write_preview(tmp_path / "other.mp4", 30.0, (64, 64)) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(InputError, match="64 x 64 pixels at 30 fps, but the Take was made from a clip of 320 x 240"):
+        build_scene(walk, clip=tmp_path / "other.mp4")
+    assert len(takes(bpy.context.scene)) == 1
 
 
 def test_nobody_in_the_take(tmp_path: Path) -> None:
@@ -275,7 +280,7 @@ def test_errors_are_one_line(case: Case, tmp_path: Path, capfd: pytest.CaptureFi
         ("no such Take", tmp_path, lambda: main([str(tmp_path / "none.take"), "--out", str(tmp_path / "a.blend")])),
         ("not a MeshPose Take", tmp_path, lambda: main([str(junk), "--out", str(tmp_path / "a.blend")])),
         ("folder", tmp_path, lambda: main([str(case.take), "--out", str(tmp_path / "nowhere" / "a.blend")])),
-        ("no such clip", tmp_path, lambda: main([str(case.take), "--out", str(tmp_path / "a.blend"), "--footage=x"])),
+        ("no such file", tmp_path, lambda: main([str(case.take), "--out", str(tmp_path / "a.blend"), "--footage=x"])),
     ]
     for words, folder, call in scenes:
         capfd.readouterr()
