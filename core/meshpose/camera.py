@@ -113,8 +113,9 @@ def metres_per_pixel(
 
     The network's z has the scale of x and y at the mid-hips (weak perspective), its x and y are seen through a real
     camera.  So the vertices are placed at depth 1 first, where perspective is undone exactly; everything then grows
-    in proportion with the depth, which is the weighted median of true length over placed length.  Bones that lie in
-    the picture plane count more than those that point at the camera: z is what a network knows least.
+    in proportion with the depth, which is true length over placed length, both summed over the bones: a knee that is
+    found too high shortens the thigh by what it adds to the shin.  Bones that lie in the picture plane count, those
+    that point at the camera hardly: z is what a network knows least, and mostly too small.
     """
     lowpoly_px = np.asarray(lowpoly_px, np.float64)
     focal = (camera.fx + camera.fy) / 2
@@ -127,18 +128,9 @@ def metres_per_pixel(
     towards = (joints[:, a] + joints[:, b]) / 2
     towards /= np.linalg.norm(towards, axis=-1, keepdims=True)
     flat = 1 - (np.einsum("fbc,fbc->fb", bones, towards) / length) ** 2
-    weight = (0.02 + np.minimum(seen[:, a], seen[:, b])) * (0.05 + flat) * lengths
-    depth = weighted_median(lengths / length, weight)
-    return depth / focal, weight.sum(1)
-
-
-def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(F, n), (F, n) -> (F,): half of the weight lies on each side; linear between the two values around it."""
-    order = np.argsort(values, axis=1)
-    values = np.take_along_axis(values, order, 1)
-    weights = np.take_along_axis(weights, order, 1)
-    middle = (np.cumsum(weights, 1) - weights / 2) / weights.sum(1, keepdims=True)
-    return np.array([np.interp(0.5, m, v) for m, v in zip(middle, values, strict=True)])
+    weight = (0.02 + np.minimum(seen[:, a], seen[:, b])) * (0.05 + flat**4)
+    depth = (weight * lengths).sum(1) / (weight * length).sum(1)
+    return depth / focal, (weight * lengths).sum(1)
 
 
 def bone_lengths(body: Body, height: float | None = None) -> np.ndarray:
