@@ -97,6 +97,6 @@ def test_picture_of_the_heatmap(tmp_path: Path) -> None:
         built.camera.matrix_world = before
         columns.append(np.concatenate([frame.image[40:420], front[40:420], behind[40:420]]))
     picture = np.concatenate(columns, 1).astype(np.uint8)
-    scale = min(1.0, 900 / picture.shape[1])
+    scale = min(1.0, 720 / picture.shape[1])
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(Path(os.environ["MESHPOSE_PICTURES"]) / "heatmap.png"), small)
