@@ -33,6 +33,8 @@ from .estimate import Estimate
 FORMAT = 1
 SOON = 15
 """Frames after which a lost person no longer counts as lost a moment ago."""
+MERGED = 60
+"""The same for two persons of whom only one could be followed, one standing before the other."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class _Track:
     """Detector runs in a row that did not."""
     shadow: int = 0
     """Frames in a row on which another track lay on the same body."""
+    merged: int = -1
+    """Until this frame it is open whom the track is on: it shared one body with another, looks must tell."""
     best: float = 0.0
     """Best score of a detection."""
 
@@ -160,7 +164,7 @@ class Tracker:
         for track in active:
             if track.active and self._is_lost(track, sights[track.number]):
                 track.active = False
-        self._part_shadows(image, sights)
+        self._part_shadows(index, image, sights)
         shown = [t for t in self._tracks if t.active and t.number in sights]
         for track in shown:
             self._follow(track, sights[track.number], index, image, sights)
@@ -231,7 +235,8 @@ class Tracker:
         found = [d for d in found if max(d.box[2:]) >= self.settings.min_size]
         self._runs, self._last_run = self._runs + 1, index
         # who was lost a moment ago takes part: after an occlusion it is the best pairing of all that tells who is who
-        recent = [t for t in self._tracks if not t.active and index - t.last <= SOON and t.look.size]
+        lost = [t for t in self._tracks if not t.active and t.look.size]
+        recent = [t for t in lost if index - t.last <= SOON or t.merged >= index]
         rows = active + recent
         looks = [matching.look_of(image, d.keypoints[:, :2]) for d in found] if rows else []
         gain = np.array([[self._gain(t, sights, d, k, index) for d, k in zip(found, looks)] for t in rows])
@@ -245,6 +250,10 @@ class Tracker:
                 self._welcome(index, image, found[column], sights, [rows[row]])
         for row in sorted(set(range(len(active))) - {r for r, _ in matched}):
             active[row].missed += 1
+        open_pairs = [rows[r] for r, _ in matched if rows[r].merged >= index and rows[r].active]
+        if len(open_pairs) > 1:  # both of them are seen again, each for itself
+            for track in open_pairs:
+                track.merged = -1
         rest = [found[i] for i in sorted(set(range(len(found))) - {c for _, c in matched})]
         rest.sort(key=lambda d: -d.score * max(d.box[2:]))
         for detection in rest:
@@ -266,7 +275,8 @@ class Tracker:
             if alike is None or alike < self.settings.same_look_soon or not _near(track, middle, size, index):
                 return 0.0
         gain = 0.5 * (now + going)
-        return gain if alike is None else max(0.0, gain + 1.5 * (alike - self.settings.same_look))
+        weight = 4.0 if track.merged >= index else 1.5
+        return gain if alike is None else max(0.0, gain + weight * (alike - self.settings.same_look))
 
     def _agree(self, track: _Track, sights: dict[int, _Sight], detection: Detection, image: np.ndarray) -> None:
         """A detection belongs to a track: if the mesh lies elsewhere, it is put onto the detected person."""
@@ -336,7 +346,7 @@ class Tracker:
 
     # -- after the frame ----------------------------------------------------------------------------------------------
 
-    def _part_shadows(self, image: np.ndarray, sights: dict[int, _Sight]) -> None:
+    def _part_shadows(self, index: int, image: np.ndarray, sights: dict[int, _Sight]) -> None:
         """Two tracks on one body for some frames: the one that looks less like it is lost (it may be found again)."""
         active = [t for t in self._tracks if t.active]
         shadowed: set[int] = set()
@@ -353,6 +363,7 @@ class Tracker:
                 ]
                 loser = b if alike[0] + 0.03 >= alike[1] or a.frames > 5 * b.frames else a
                 loser.active = False
+                a.merged = b.merged = index + MERGED
         for track in active:
             track.shadow = track.shadow + 1 if track.number in shadowed else 0
 
@@ -368,7 +379,7 @@ class Tracker:
         others = [o for n, o in sights.items() if n != track.number and o is not sight]
         alone = all(matching.box_overlap(sight.box, o.box) < 0.1 for o in others)
         if track.frames < 5 or track.frames % 3 == 0:
-            self._remember_look(track, image, alone or not track.look.size)
+            self._remember_look(track, image, (alone and track.merged < index) or not track.look.size)
         track.last, track.frames = index, track.frames + 1
 
     @staticmethod
