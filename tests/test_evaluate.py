@@ -128,6 +128,21 @@ def test_pck(make: Make) -> None:
     assert got["ms_per_person"] >= 0
 
 
+def test_a_set_with_lsps_joints_gets_lsps_hips(make: Make) -> None:
+    points = standing(LSP)
+    coco_hips = {"left_hip": (30.0, 0.0), "right_hip": (30.0, 0.0)}  # elsewhere than LSP's annotators set them
+    lsp = {name: np.array(p, float) for name, p in points.items()}
+    hips = {name: lsp[name] for name in coco_hips}
+    shifted = answer(points, **coco_hips)
+    both = Answer(0.9, shifted.keypoints, {}, shifted.silhouette, lsp=hips)
+    people = [annotation(1, (1, 2, 30, 40), points)]
+    assert figures(make(people, LSP), Fake({1: both}))["pck@0.2"] == 100
+    coco_points = {**standing(list(metrics.COCO17)), **{name: points[name] for name in metrics.LIMBS}}
+    people = [annotation(1, (1, 2, 30, 40), coco_points)]
+    got = figures(make(people, list(coco_points)), Fake({1: both}))
+    assert got["pck@0.2"] == pytest.approx(100 * 10 / 12)
+
+
 def rectangle(x: int, y: int, w: int, h: int) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[y : y + h, x : x + w] = True

@@ -40,9 +40,9 @@ Json = Mapping[str, Any]
 class Person:
     """One annotation of a set.
 
-    box: x, y, w, h in picture pixels. keypoints: name -> (3,) x, y, v. keypoints_3d: name -> (3,) mm, camera frame,
-    known ones only. alone: no other annotation shares the picture. image: the set's record of the picture.
-    not_body: classes of images[].mask that are not the body.
+    box: x, y, w, h in picture pixels. names: the joints that the set's category names, labelled or not. keypoints:
+    name -> (3,) x, y, v. keypoints_3d: name -> (3,) mm, camera frame, known ones only. alone: no other annotation
+    shares the picture. image: the set's record of the picture. not_body: classes of images[].mask that are not the body.
     """
 
     id: Any
@@ -56,6 +56,7 @@ class Person:
     vertices: Any = None
     alone: bool = True
     not_body: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def camera(self) -> tuple[float, float, float, float] | None:
@@ -137,7 +138,7 @@ def _person(
         _keypoints_3d(annotation.get("keypoints_3d"), labels, where),
         float(area) if isinstance(area, int | float) and _is_number(area) else None,
         _checked_segmentation(annotation.get("segmentation"), where),
-        annotation.get("vertices"), alone, not_body,
+        annotation.get("vertices"), alone, not_body, tuple(labels),
     )  # fmt: skip
 
 

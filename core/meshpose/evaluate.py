@@ -45,6 +45,7 @@ class Answer:
     keypoints: name -> (3,) x, y picture pixels, score; keypoints_3d: name -> (3,) mm, camera frame; both with the names
     of metrics.KEYPOINTS. silhouette (H, W) bool, whole picture. vertices (N, 3) mm, camera frame, or None.
     on_mesh, by_iuv: the surface seen at the asked pixels, by the rendered mesh and by the network's own IUV, or None.
+    lsp, lsp_3d: the joints that LSP's annotators set elsewhere than COCO's (hips above all), for sets of that kind.
     """
 
     score: float
@@ -54,6 +55,8 @@ class Answer:
     vertices: np.ndarray | None = None
     on_mesh: SurfacePoints | None = None
     by_iuv: SurfacePoints | None = None
+    lsp: Mapping[str, np.ndarray] = field(default_factory=dict)
+    lsp_3d: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Answers(Protocol):
@@ -84,16 +87,21 @@ class MeshAnswers:
         lowpoly = place(pixels_3d, size, camera)[0]
         mesh = self._upsampler.up(lowpoly)
         mask = silhouette(camera.project(mesh), self._body.triangles, width, height)
-        seen = self._joints(np.repeat(estimate.visibility[:, None], 3, axis=1))
-        flat = self._joints(estimate.vertices)
-        return Answer(
-            estimate.score,
-            {name: np.append(flat[name][:2], np.clip(seen[name][0], 0, 1)) for name in KEYPOINTS},
-            {name: point * 1000 for name, point in self._joints(lowpoly).items()},
-            mask,
-            mesh * 1000,
-            *self._surfaces(image, estimate, pixels),
+        (flat, flat_3d), (lsp, lsp_3d) = (
+            (self._keypoints(estimate, which), self._joints(lowpoly * 1000, which)) for which in ("coco17", "lsp14")
         )
+        both = {name: lsp[name] for name in KEYPOINTS if name not in flat}
+        both_3d = {name: lsp_3d[name] for name in both}
+        surfaces = self._surfaces(image, estimate, pixels)
+        return Answer(
+            estimate.score, flat | both, flat_3d | both_3d, mask, mesh * 1000, *surfaces, lsp=lsp, lsp_3d=lsp_3d
+        )
+
+    def _keypoints(self, estimate: Estimate, which: str) -> dict[str, np.ndarray]:
+        """Name -> (3,) x, y picture pixels and the visibility around the joint."""
+        seen = self._joints(np.repeat(estimate.visibility[:, None], 3, axis=1), which)
+        flat = self._joints(estimate.vertices, which)
+        return {name: np.append(p[:2], np.clip(seen[name][0], 0, 1)) for name, p in flat.items()}
 
     def _surfaces(
         self, image: np.ndarray, estimate: Estimate, pixels: np.ndarray | None
@@ -104,12 +112,9 @@ class MeshAnswers:
         raster = _lowpoly_raster(estimate.vertices, self._body, image.shape[1], image.shape[0])
         return _surface_at(raster, pixels), self._by_iuv(image, estimate, pixels)
 
-    def _joints(self, lowpoly: np.ndarray) -> dict[str, np.ndarray]:
-        """Low-poly vertices (V, 3) -> name: (3,) for COCO-17, neck and head_top."""
-        named: dict[str, np.ndarray] = {}
-        for which in ("lsp14", "coco17"):
-            named.update(zip(self._body.joint_names[which], self._body.joints(lowpoly, which)))
-        return {name: named[name] for name in KEYPOINTS}
+    def _joints(self, lowpoly: np.ndarray, which: str) -> dict[str, np.ndarray]:
+        """Low-poly vertices (V, 3) -> name: (3,), in the definition "coco17" or "lsp14"."""
+        return dict(zip(self._body.joint_names[which], self._body.joints(lowpoly, which)))
 
     def _by_iuv(self, image: np.ndarray, estimate: Estimate, pixels: np.ndarray) -> SurfacePoints:
         """Which low-poly surface the network itself sees at pixels (p, 2), in the crop of its last pass."""
@@ -226,8 +231,7 @@ class Judge:
     def _scored(
         self, person: Person, truth: Truth, answer: Answer | None, seconds: float, size: tuple[int, int]
     ) -> Outcome:
-        found = _finite(answer.keypoints) if answer else {}
-        found_3d = _finite(answer.keypoints_3d) if answer else {}
+        found, found_3d = _named_joints(answer, person.names) if answer else ({}, {})
         score = PersonScore(answer is not None, answer.score if answer else 0.0)
         score.errors = metrics.joint_errors(person.keypoints, found)
         if truth.silhouette is not None:
@@ -276,6 +280,21 @@ def _central_pixels(raster: Raster, mask: np.ndarray | None) -> np.ndarray:
     order = np.lexsort((-middle, face))
     first = order[np.unique(face[order], return_index=True)[1]]
     return np.stack([column[first], row[first]], axis=1) + 0.5
+
+
+def _named_joints(
+    answer: Answer, names: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The answer's joints, 2D and 3D, as a set of these joint names means them.
+
+    LSP's annotators set some joints, hips above all, elsewhere than COCO's: a set that has LSP's neck but not COCO's
+    nose gets LSP's.
+    """
+    lsp = "neck" in names and "nose" not in names
+    return (
+        _finite({**answer.keypoints, **(answer.lsp if lsp else {})}),
+        _finite({**answer.keypoints_3d, **(answer.lsp_3d if lsp else {})}),
+    )
 
 
 def _finite(points: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
