@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, PREVIEW_VERSION = 2, 1, 1
+PLACE_VERSION, FIT_VERSION, PREVIEW_VERSION = 2, 1, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 RAW_SETTINGS = ("model", "max_people", "min_size", "detect_every", "start", "end")
 """Settings that decide what the network says; all others are for what is made from it."""

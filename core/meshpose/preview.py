@@ -27,7 +27,7 @@ from .video import Clip, PreviewWriter, write_preview
 
 LONGEST_SIDE = 1280
 ALPHA = 0.75
-COLOURS = ((110, 190, 70), (220, 150, 60), (60, 200, 230), (200, 90, 180), (60, 140, 240), (190, 190, 60))
+COLOURS = ((110, 190, 70), (220, 150, 60), (60, 200, 230), (200, 90, 180), (225, 200, 255), (190, 190, 60))
 """BGR of the people, in turn by id."""
 GUESSED = (50, 50, 215)
 
