@@ -130,10 +130,8 @@ def test_pck(make: Make) -> None:
 
 def test_a_set_with_lsps_joints_gets_lsps_hips(make: Make) -> None:
     points = standing(LSP)
-    coco_hips = {"left_hip": (30.0, 0.0), "right_hip": (30.0, 0.0)}  # elsewhere than LSP's annotators set them
-    lsp = {name: np.array(p, float) for name, p in points.items()}
-    hips = {name: lsp[name] for name in coco_hips}
-    shifted = answer(points, **coco_hips)
+    hips = {name: np.array(points[name], float) for name in ("left_hip", "right_hip")}
+    shifted = answer(points, left_hip=(30, 0), right_hip=(30, 0))  # elsewhere than LSP's annotators set them
     both = Answer(0.9, shifted.keypoints, {}, shifted.silhouette, lsp=hips)
     people = [annotation(1, (1, 2, 30, 40), points)]
     assert figures(make(people, LSP), Fake({1: both}))["pck@0.2"] == 100

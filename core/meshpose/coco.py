@@ -42,7 +42,7 @@ class Person:
 
     box: x, y, w, h in picture pixels. names: the joints that the set's category names, labelled or not. keypoints:
     name -> (3,) x, y, v. keypoints_3d: name -> (3,) mm, camera frame, known ones only. alone: no other annotation
-    shares the picture. image: the set's record of the picture. not_body: classes of images[].mask that are not the body.
+    shares the picture. image: the set's record of the picture. not_body: classes of images[].mask off the body.
     """
 
     id: Any
