@@ -73,7 +73,7 @@ def test_core_wheel_is_whole(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*command, "--target", str(target), str(wheel)], check=True, capture_output=True)
     code = "from meshpose import weights; print(weights.path('body.npz'))"
-    found = subprocess.run([sys.executable, "-S", "-c", code], cwd=target, capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", code], cwd=target, capture_output=True, text=True)
     assert found.stdout.strip() == str(target / "meshpose/weights/body.npz"), found.stderr
 
 
