@@ -47,7 +47,7 @@ class TrackSettings:
     """Longer side of a person's box under which nobody is followed."""
     detect_every: int = 10
     empty_every: int = 5
-    """The same while nobody is in sight."""
+    """The same while nobody is in sight, or somebody was lost a moment ago."""
     trouble_every: int = 2
     """The same while a track is in doubt (more and more while the detector finds nothing)."""
     start_score: float = 0.25
@@ -159,7 +159,7 @@ class Tracker:
         active = [t for t in self._tracks if t.active]
         estimates = self.estimator.on_crops(image, [Crop.from_array(t.crop) for t in active])
         sights = {t.number: self._sight(e, image) for t, e in zip(active, estimates)}
-        if index - self._last_run >= self._wait(active, sights):
+        if index - self._last_run >= self._wait(index, active, sights):
             self._look_again(index, image, active, sights)
         for track in active:
             if track.active and self._is_lost(track, sights[track.number]):
@@ -200,12 +200,12 @@ class Tracker:
         sure = sight.estimate.score >= 0.8 and track.agreed > 2
         return track.missed > s.missed_most + (2 if sure else 0)
 
-    def _wait(self, active: list[_Track], sights: dict[int, _Sight]) -> int:
+    def _wait(self, index: int, active: list[_Track], sights: dict[int, _Sight]) -> int:
         """Frames to let pass between two runs of the detector, as things are."""
         s = self.settings
         if not active:
             return min(s.empty_every, s.detect_every)
-        wait = s.detect_every
+        wait = min(s.empty_every, s.detect_every) if self._recent(index) else s.detect_every
         for track in active:
             sight = sights[track.number]
             jump = float(np.linalg.norm(sight.middle - track.middle - track.velocity)) / max(track.size, 1)
@@ -218,6 +218,11 @@ class Tracker:
             if any(matching.box_overlap(sights[a.number].box, sights[b.number].box) > 0.3 for b in active[i + 1 :]):
                 wait = min(wait, 2 * s.trouble_every)
         return wait
+
+    def _recent(self, index: int) -> list[_Track]:
+        """Persons who were lost a moment ago."""
+        lost = [t for t in self._tracks if not t.active and t.agreed > 1]
+        return [t for t in lost if index - t.last <= SOON or t.merged >= index]
 
     # -- the detector -------------------------------------------------------------------------------------------------
 
@@ -235,9 +240,7 @@ class Tracker:
         found = [d for d in found if max(d.box[2:]) >= self.settings.min_size]
         self._runs, self._last_run = self._runs + 1, index
         # who was lost a moment ago takes part: after an occlusion it is the best pairing of all that tells who is who
-        lost = [t for t in self._tracks if not t.active and t.look.size]
-        recent = [t for t in lost if index - t.last <= SOON or t.merged >= index]
-        rows = active + recent
+        rows = active + [t for t in self._recent(index) if t.look.size]
         looks = [matching.look_of(image, d.keypoints[:, :2]) for d in found] if rows else []
         gain = np.array([[self._gain(t, sights, d, k, index) for d, k in zip(found, looks)] for t in rows])
         for track in active:
