@@ -160,11 +160,12 @@ def _convert(options: argparse.Namespace, reporter: _Reporter, cancelled: thread
 @contextmanager
 def _cancelling(watch_stdin: bool) -> Iterator[threading.Event]:
     """An event that SIGINT, SIGTERM or (asked for) the end of stdin sets; a second SIGINT interrupts at once."""
-    event = threading.Event()
+    event, caught_before = threading.Event(), set[int]()
 
     def stop(number: int, _: FrameType | None) -> None:
-        if event.is_set() and number == signal.SIGINT:
+        if number == signal.SIGINT and number in caught_before:
             raise KeyboardInterrupt
+        caught_before.add(number)  # the event says too little: the end of stdin often comes with the first SIGINT
         event.set()
 
     before: dict[int, Any] = {}
