@@ -209,3 +209,14 @@ def test_no_strange_paths() -> None:
         assert not found, f"{file.relative_to(ROOT)} names {found.group(0) if found else ''}"
         if file.relative_to(ROOT).parts[0] not in {"training", "tests"}:
             assert not neighbour.search(text), f"{file.relative_to(ROOT)} names a folder beside the checkout"
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in tracked() if p.suffix == ".md"], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Relative links and pictures of a page exist."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target and not target.startswith("#"):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.relative_to(ROOT)} links to {target}"
