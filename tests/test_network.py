@@ -68,7 +68,9 @@ def test_mesh_falls_on_the_walker(estimates: dict[int, Estimate], truth: dict[in
         assert np.median(np.linalg.norm((found.vertices - want)[:, :2], axis=1)) < 0.05 * height(want), index
 
 
-def test_visibility_and_score_say_something(estimates: dict[int, Estimate], estimator: Estimator, pictures: dict) -> None:
+def test_visibility_and_score_say_something(
+    estimates: dict[int, Estimate], estimator: Estimator, pictures: dict
+) -> None:
     """What faces the camera is called seen more often than what looks away; an empty corner scores low."""
     body = Body.load()
     for index, found in estimates.items():
