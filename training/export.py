@@ -20,8 +20,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from .checkpoint import load_net
 from .model import MeshPoseNet
-from .train import load_net
 
 OUTPUTS = ["vertices", "visibility", "score", "scores", "mask"]
 

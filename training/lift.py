@@ -21,9 +21,10 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from . import losses
+from .checkpoint import load_net
 from .data import LSP_MIRROR, Crops, Person, photographs, renders
 from .model import CROP, RANGES, MeshPoseNet, Regression, fused
-from .train import Geometry, load_net
+from .train import Geometry
 
 GOOD = 0.06  # a vertex is right within this part of the crop's side (of a person who fills 0.8 of it)
 

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +27,10 @@ from torch.utils.data import DataLoader
 from meshpose.body import Body
 
 from . import losses
+from .checkpoint import build, load_fitting, read_back
 from .data import LSP_MIRROR, Crops, Draws, photographs, renders
 from .model import CROP, MeshPoseNet
-from .pretrained import HEAVY, HEAVY_STRIDE8, Encoder, fetch, read_tflite
+from .pretrained import HEAVY_STRIDE8
 
 
 @dataclass
@@ -108,14 +108,6 @@ def thinned(dense: np.ndarray, meshes: np.ndarray, keep: int = 14, noise: float 
         w = np.linalg.solve(c, np.ones(keep))
         out[j, chosen] = w / w.sum()
     return out
-
-
-def build(models: Path) -> MeshPoseNet:
-    """A network on BlazePose heavy's encoder, the new parts untrained."""
-    net = MeshPoseNet(Encoder(read_tflite(fetch(models)), HEAVY))
-    nn.init.normal_(net.heat.weight, std=0.01)
-    nn.init.zeros_(net.heat.bias)
-    return net
 
 
 def batches(people: list, geometry: Geometry, config: Config, start: int) -> Iterator[dict[str, Tensor]]:
@@ -282,40 +274,23 @@ def cosine(part: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(max(part, 0.0), 1.0))
 
 
-def load_net(file: Path, averaged: bool = True) -> MeshPoseNet:
-    """The network of a checkpoint, its averaged weights by default."""
-    state: dict[str, Any] = torch.load(file, weights_only=False, map_location="cpu")
-    prefix = "encoder.weights."
-    weights = {k.removeprefix(prefix): v.numpy() for k, v in state["net"].items() if k.startswith(prefix)}
-    net = MeshPoseNet(Encoder.from_spec(state["encoder"], weights))
-    load_fitting(net, state["net"] | (state["averaged"] if averaged else {}))
-    return net.eval()
-
-
-def load_fitting(net: MeshPoseNet, state: dict[str, Tensor]) -> None:
-    """Load a state; the regression and score branches, solved by `training.lift`, may be missing or of another size."""
-    own = net.state_dict()
-    later = ("regression.", "score.")
-    kept = {k: v for k, v in state.items() if not k.startswith(later) or (k in own and own[k].shape == v.shape)}
-    missing, unexpected = net.load_state_dict(kept, strict=False)
-    wrong = [k for k in (*missing, *unexpected) if not k.startswith(later)]
-    if wrong:
-        raise ValueError(f"checkpoint does not fit this network: {', '.join(wrong[:5])}")
-
-
-def train(config: Config, people: list, models: Path, out: Path) -> None:
+def train(config: Config, people: list, models: Path, out: Path, start: Path | None = None) -> None:
+    """Train until `config.minutes`; `start`, an exported file, gives the first weights of a new run."""
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     geometry = Geometry(
         np.stack([p.vertices for p in people if p.vertices is not None and p.source != "render"][:1500])
     )
-    trainer = Trainer(build(models), config, out)
+    net = build(models)
+    if start is not None:
+        read_back(net, start)
+    trainer = Trainer(net, config, out)
     if (out / "last.pt").exists():
         trainer.load(out / "last.pt")
         print(f"going on after {trainer.minutes:.1f} minutes, {trainer.steps} steps", flush=True)
     stream = batches(people, geometry, config, trainer.steps)
-    if trainer.steps == 0:
+    if trainer.steps == 0 and start is None:
         trainer.net.standardise([next(stream)["crop"] for _ in range(6)])
     trainer.net.train()
     log, last_log, last_save = out / "log.jsonl", time.time(), time.time()
@@ -349,15 +324,16 @@ def main() -> None:
         "--models", type=Path, required=True, help="where the encoder's TFLite file is, or is fetched to"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: last.pt, log.jsonl")
+    parser.add_argument("--start", type=Path, help="an exported ONNX file to go on from, in a new run")
     for name, default in asdict(Config()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     a = vars(parser.parse_args())
-    paths = {k: a.pop(k) for k in ("data", "synth", "models", "out")}
+    paths = {k: a.pop(k) for k in ("data", "synth", "models", "out", "start")}
     people = photographs(paths["data"], cache=paths["out"] / "photographs.pickle") + (
         renders(paths["synth"]) if paths["synth"] else []
     )
     print({s: sum(p.source == s for p in people) for s in {p.source for p in people}}, flush=True)
-    train(Config(**a), people, paths["models"], paths["out"])
+    train(Config(**a), people, paths["models"], paths["out"], paths["start"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks from files: the untrained one, a run's checkpoint, an exported ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from .model import CHANNELS, MeshPoseNet
+from .pretrained import HEAVY, Encoder, fetch, read_tflite
+
+
+def build(models: Path) -> MeshPoseNet:
+    """A network on BlazePose heavy's encoder, the new parts untrained."""
+    net = MeshPoseNet(Encoder(read_tflite(fetch(models)), HEAVY))
+    nn.init.normal_(net.heat.weight, std=0.01)
+    nn.init.zeros_(net.heat.bias)
+    return net
+
+
+def load_net(file: Path, averaged: bool = True) -> MeshPoseNet:
+    """The network of a checkpoint, its averaged weights by default."""
+    state: dict[str, Any] = torch.load(file, weights_only=False, map_location="cpu")
+    prefix = "encoder.weights."
+    weights = {k.removeprefix(prefix): v.numpy() for k, v in state["net"].items() if k.startswith(prefix)}
+    net = MeshPoseNet(Encoder.from_spec(state["encoder"], weights))
+    load_fitting(net, state["net"] | (state["averaged"] if averaged else {}))
+    return net.eval()
+
+
+def load_fitting(net: MeshPoseNet, state: dict[str, Tensor]) -> None:
+    """Load a state; the regression and score branches, solved by `training.lift`, may be missing or of another size."""
+    own = net.state_dict()
+    later = ("regression.", "score.")
+    kept = {k: v for k, v in state.items() if not k.startswith(later) or (k in own and own[k].shape == v.shape)}
+    missing, unexpected = net.load_state_dict(kept, strict=False)
+    wrong = [k for k in (*missing, *unexpected) if not k.startswith(later)]
+    if wrong:
+        raise ValueError(f"checkpoint does not fit this network: {', '.join(wrong[:5])}")
+
+
+def read_back(net: MeshPoseNet, file: Path) -> None:
+    """Set a network (in place) to the weights of an exported file, so that a training can go on from a shipped one.
+
+    The exporter keeps the parameters' names, except for the features' mean and scale, which it folds into nameless
+    constants of shape (C, 1, 1), in the order of use.  `auxiliary`, which is never exported, stays as it is.
+    """
+    stored = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in onnx.load(str(file)).graph.initializer}
+    tensors = {k.removesuffix("/half"): torch.from_numpy(v.copy()) for k, v in stored.items()}
+    state = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+    folded = [k for k in tensors if k.startswith("onnx::") and tensors[k].ndim == 3]
+    nameless = sorted(folded, key=lambda k: int(k.split("_")[-1]))
+    wanted = [f"{what}_{key}" for key in CHANNELS for what in ("mean", "scale")]
+    state |= {name: tensors[k][:, 0, 0] for name, k in zip(wanted, nameless, strict=True)}
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    lost = [k for k in (*missing, *unexpected) if not k.startswith("auxiliary.")]
+    if lost:
+        raise ValueError(f"{file}: is no export of this network: {', '.join(lost[:5])}")
