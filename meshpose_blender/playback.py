@@ -119,9 +119,11 @@ def add_weights(mesh: bpy.types.Mesh, indices: np.ndarray, weights: np.ndarray) 
     return groups
 
 
-def add_playback(target: bpy.types.Object, tree: Tree, image: bpy.types.Image, start: int) -> bpy.types.Modifier:
+def add_playback(
+    target: bpy.types.Object, tree: Tree, image: bpy.types.Image, start: int, name: str = "MeshPose"
+) -> bpy.types.Modifier:
     """Let `tree` animate `target` from `image`, whose first row belongs to scene frame `start`."""
-    modifier = target.modifiers.new("MeshPose", "NODES")
+    modifier = target.modifiers.new(name, "NODES")
     modifier.node_group = tree.group
     compat.set_modifier_input(modifier, tree.image, image)
     compat.set_modifier_input(modifier, tree.start, start)
@@ -134,16 +136,9 @@ def playback_tree(name: str, groups: int) -> Tree:
     Knows neither the clip's length nor the number of low-poly vertices: both come from the image's size.
     """
     group = bpy.data.node_groups.new(name, "GeometryNodeTree")
-    group.is_modifier = True
-    face = group.interface
-    face.new_socket(name="Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
-    image = face.new_socket(name="Positions", in_out="INPUT", socket_type="NodeSocketImage")
-    start = face.new_socket(name="Start", in_out="INPUT", socket_type="NodeSocketInt")
-    face.new_socket(name="Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
-    graph = _Graph(group)
-    inputs = graph.node("NodeGroupInput").outputs
+    graph, inputs, image, start = _interface(group)
     rows = _Texture(graph, inputs[1])
-    row = graph.math("SUBTRACT", graph.node("GeometryNodeInputSceneTime").outputs[1], inputs[2])
+    row = _row(graph, inputs[2])
     cloud, shown = _cloud(graph, rows, row)
     position, visibility = _lift(graph, cloud, groups)
     moved = graph.node("GeometryNodeSetPosition", Geometry=inputs[0], Position=position).outputs[0]
@@ -152,11 +147,45 @@ def playback_tree(name: str, groups: int) -> Tree:
         for number in range(groups):
             remove = graph.node("GeometryNodeRemoveAttribute", Geometry=coloured, Name=_attribute(kind, number))
             coloured = remove.outputs[0]
-    switch = graph.node("GeometryNodeSwitch", {"input_type": "GEOMETRY"}, Switch=shown, **{"True": coloured})
+    _output(graph, shown, coloured)
+    return Tree(group, image, start)
+
+
+def presence_tree(name: str) -> Tree:
+    """A node group that shows a mesh on the frames that the image of `pack_rows` has the person on, else nothing.
+
+    For the skinned body, which has an armature to move it: where nobody is, nobody stands still.
+    """
+    group = bpy.data.node_groups.new(name, "GeometryNodeTree")
+    graph, inputs, image, start = _interface(group)
+    _, shown = _presence(graph, _Texture(graph, inputs[1]), _row(graph, inputs[2]))
+    _output(graph, shown, inputs[0])
+    return Tree(group, image, start)
+
+
+def _interface(group: bpy.types.NodeTree) -> tuple[_Graph, Any, str, str]:
+    """Give `group` its sockets -> graph, outputs of the input node (geometry, image, start), their identifiers."""
+    group.is_modifier = True
+    face = group.interface
+    face.new_socket(name="Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
+    image = face.new_socket(name="Positions", in_out="INPUT", socket_type="NodeSocketImage")
+    start = face.new_socket(name="Start", in_out="INPUT", socket_type="NodeSocketInt")
+    face.new_socket(name="Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
+    graph = _Graph(group)
+    return graph, graph.node("NodeGroupInput").outputs, image.identifier, start.identifier
+
+
+def _row(graph: _Graph, start: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
+    """The image's row for the scene's current frame, with a fraction between two frames."""
+    return graph.math("SUBTRACT", graph.node("GeometryNodeInputSceneTime").outputs[1], start)
+
+
+def _output(graph: _Graph, shown: bpy.types.NodeSocket, geometry: bpy.types.NodeSocket) -> None:
+    """`geometry` where `shown`, else none, as the group's result."""
+    switch = graph.node("GeometryNodeSwitch", {"input_type": "GEOMETRY"}, Switch=shown, **{"True": geometry})
     output = graph.node("NodeGroupOutput")
-    group.links.new(switch.outputs[0], output.inputs[0])
+    graph.tree.links.new(switch.outputs[0], output.inputs[0])
     graph.arrange()
-    return Tree(group, image.identifier, start.identifier)
 
 
 def _attribute(kind: str, group: int) -> str:
@@ -274,14 +303,21 @@ class _Texture:
         return self._graph.math("GREATER_THAN", self._graph.components(colour)[0], 0.5)
 
 
+def _presence(
+    graph: _Graph, rows: _Texture, row: bpy.types.NodeSocket
+) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
+    """The whole row at or before `row`, and whether the image has it and the person is there."""
+    here = graph.math("FLOOR", row)
+    inside = graph.math("MULTIPLY", graph.math("GREATER_THAN", here, -0.5), graph.math("LESS_THAN", here, rows.count))
+    return here, graph.math("MULTIPLY", inside, rows.present(here))
+
+
 def _cloud(
     graph: _Graph, rows: _Texture, row: bpy.types.NodeSocket
 ) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
     """The low-poly of the frame as points with a float attribute of visibility, and whether there is anybody at all."""
-    here = graph.math("FLOOR", row)
+    here, shown = _presence(graph, rows, row)
     after = graph.math("ADD", here, 1.0)
-    inside = graph.math("MULTIPLY", graph.math("GREATER_THAN", here, -0.5), graph.math("LESS_THAN", here, rows.count))
-    shown = graph.math("MULTIPLY", inside, rows.present(here))
     # Half way to a frame without the person there is nothing to mix with: the last one seen stays.
     factor = graph.math("MULTIPLY", graph.math("SUBTRACT", row, here), rows.present(after))
     index = graph.node("GeometryNodeInputIndex").outputs[0]

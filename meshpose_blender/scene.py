@@ -167,6 +167,7 @@ class _Shared:
         self.tree = playback.playback_tree(f"{name} playback", groups)
         self.mesh.materials.append(material.heatmap(f"{name} visibility"))
         self.skin = material.skin(f"{name} skin")
+        self.presence = playback.presence_tree(f"{name} presence")
 
 
 def _person(
@@ -185,7 +186,8 @@ def _person(
     collection.objects.link(mesh)
     frames, rows = clock.rows(person.frames)
     image = playback.pack_rows(f"{name} positions", _rows(frames, positions[rows], person.visibility()[rows]))
-    playback.add_playback(mesh, shared.tree, image, int(frames[0]) if len(frames) else 1)
+    first = int(frames[0]) if len(frames) else 1
+    playback.add_playback(mesh, shared.tree, image, first)
     collection[PERSON], collection[MESH] = person.id, mesh
     fit = person.fit()
     if fit is None or not len(fit.frames):
@@ -197,6 +199,7 @@ def _person(
     armature.animate(bones, shared.model, pose, fit_rows, keyed)
     body = armature.skinned_body(f"{name} body", shared.model, shape, fit.scale, bones, collection)
     body.data.materials.append(shared.skin)
+    playback.add_playback(body, shared.presence, image, first, "MeshPose presence")  # nobody there, no body
     collection[ARMATURE], collection[BODY] = bones, body
     return BuiltPerson(person.id, collection, mesh, bones, body)
 

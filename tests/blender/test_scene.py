@@ -161,6 +161,24 @@ def test_skinned_body_equals_the_fit(case: Case) -> None:
         assert np.linalg.norm(positions - wanted[row], axis=1).max() < 1e-3
 
 
+def test_skinned_body_is_gone_with_the_person(tmp_path: Path) -> None:
+    """Before, after and in between: no body stands still where nobody is; it needs no extension, so opens as saved."""
+    from takes import add_fit, make_take
+
+    make_take(tmp_path / "gaps.take", frames=FRAMES, people=2).close()
+    with Take.resume(tmp_path / "gaps.take") as take:
+        add_fit(take, 2)
+    write_blend(tmp_path / "gaps.take", tmp_path / "gaps.blend")
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "gaps.blend"))
+    body = takes(bpy.context.scene)[0].people[1].body
+    assert body is not None and body.hide_get() and body.hide_render
+    body.hide_set(False)
+    for frame in (-3, 1, 2, FRAMES // 2 + 1, FRAMES + 1, 100):
+        assert not len(evaluated(body, frame)[0]), frame
+    for frame in (3, FRAMES // 2, FRAMES // 2 + 2, FRAMES):
+        assert len(evaluated(body, frame)[0]) == 13718, frame
+
+
 def test_ground_is_at_the_feet(case: Case) -> None:
     lowest = [evaluated(p.mesh, f)[0] for p in case.built.people for f in READ]
     assert abs(min(p[:, 2].min() for p in lowest if len(p))) < 0.05
