@@ -41,3 +41,24 @@ def test_bins_keep_a_mean_that_was_solved() -> None:
     base = torch.tensor([[-0.9, 0.0, 0.3, 1.5, 1.9]])
     assert np.allclose(bins(torch.zeros(1, 3), base).detach(), base, atol=2e-2)
     assert float(bins(torch.zeros(1, 3), base * 0 + 9).detach().max()) <= 2.0
+
+
+def test_fitter_poses_as_the_reader_does(shared: Path) -> None:
+    """The fitter's torch body and the numpy one that reads fits agree; the fits of 48 people reach their labels."""
+    torch = pytest.importorskip("torch")
+    from training.fit import Prior, TorchBody, fit, read_evidence
+    from training.fits import FitBody, Fits, from_quaternion, rotation
+
+    data = shared / "data"
+    stored = Fits.load(data, "fits_v0.npz")
+    a = from_quaternion(stored.columns["quat"][:8].astype(float))
+    phenotype = stored.columns["phenotype"][:8] / 255.0
+    want = stored.body.pose(rotation(a[:, 0]), a[:, 1:], phenotype)
+    body = TorchBody(FitBody(data / "fit_body.npz"))
+    given = (torch.from_numpy(x).float() for x in (rotation(a[:, 0]), a[:, 1:], phenotype))
+    for got, wanted in zip(body.pose(*given), want, strict=True):
+        assert np.abs(got.numpy() - wanted).max() < 2e-4
+    evidence = read_evidence(data, "lspet train", 48)
+    found = fit(evidence, body, Prior(data / "pose_prior.npz"))
+    error = found["joint_error"][:, :12]
+    assert np.mean(error[~np.isnan(error)] < 0.2) > 0.85 and found["accepted"].mean() > 0.5
