@@ -8,6 +8,7 @@ find it ready. The commands themselves live in the packages and in `tools/`: thi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -191,7 +192,9 @@ def _split_run(arguments: Sequence[str]) -> tuple[Path | None, Path, list[str]]:
     options: list[str] = []
     rest = iter(arguments)
     for argument in rest:
-        if argument == "--out" or argument.startswith("--out="):
+        if argument == "--":
+            clips.extend(rest)
+        elif argument == "--out" or argument.startswith("--out="):
             out = argument[6:] if "=" in argument else next(rest, "")
         elif not argument.startswith("-"):
             clips.append(argument)
@@ -214,7 +217,8 @@ def run(arguments: list[str]) -> int:
         return module("meshpose", "run", "--help")
     if clip is None:
         clip = SAMPLE
-    code = module("meshpose", "run", clip, "--out", out, *options)
+    # Absolute, so that no name looks like an option.
+    code = module("meshpose", "run", Path(os.path.abspath(clip)), f"--out={out}", *options)
     if code:
         return code
     take = take_of(clip, out)
@@ -287,7 +291,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: Python {platform.python_version()} is too old; use Python 3.11 or later", file=sys.stderr)
         return 2
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help_text())
+        with contextlib.suppress(BrokenPipeError):  # `python3 build.py | head`
+            print(help_text(), flush=True)
         return 0
     name, *rest = arguments
     if name not in COMMANDS:

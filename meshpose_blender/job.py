@@ -118,6 +118,7 @@ class Job:
         self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
         self._cancelled_at: float | None = None
         self._ended = False  # the process has closed its stdout
+        self._stderr_ended = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         try:
             self._process = subprocess.Popen(
@@ -135,7 +136,7 @@ class Job:
             self._fail(f"{command[0]}: cannot be started ({error.strerror}); is this Blender installed completely?")
             return
         _listen(self._process.stdout, self._lines.put)
-        _listen(self._process.stderr, lambda line: self._stderr.append(line or ""))
+        _listen(self._process.stderr, self._hear)
 
     @property
     def cancelling(self) -> bool:
@@ -154,7 +155,8 @@ class Job:
             else:
                 self._event(line)
             changed = True
-        if self._ended and self._process.poll() is not None and self.state is State.RUNNING:
+        ended = self._ended and self._stderr_ended.is_set()  # its last words can come after its end
+        if ended and self._process.poll() is not None and self.state is State.RUNNING:
             self._conclude(self._process.returncode)
             changed = True
         self._insist()
@@ -214,6 +216,13 @@ class Job:
             self.preview = Path(event["preview"]) if event.get("preview") else None
             people = event.get("people", 0)
             self.people = people if isinstance(people, int) else len(people)
+
+    def _hear(self, line: str | None) -> None:
+        """One line of the process's stderr, or its end; called by the reader thread."""
+        if line is None:
+            self._stderr_ended.set()
+        else:
+            self._stderr.append(line)
 
     def _conclude(self, code: int) -> None:
         """The process has ended by itself: done, cancelled, or broken without a word."""

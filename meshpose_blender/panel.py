@@ -41,7 +41,7 @@ class MESHPOSE_PT_panel(bpy.types.Panel):
 
 
 def draw_start(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
-    """The clip, Convert when there is one, Load Take, and how the last conversion ended."""
+    """The clip, Convert when there is one, Load Take, how the last conversion ended, and how to begin it anew."""
     settings = context.scene.meshpose
     column = layout.column(align=True)
     if settings.clip:
@@ -57,6 +57,9 @@ def draw_start(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     watch = operators.watch
     if watch.message:
         draw_sentence(layout, context, watch.message, "ERROR" if watch.failed else "INFO")
+    if watch.failed and "--restart" in watch.message and settings.clip:
+        # The sentence is the command line's: here a button stands for its option.
+        layout.operator("meshpose.convert", text="Begin Anew", icon="FILE_REFRESH").restart = True
     for warning in watch.warnings:
         draw_sentence(layout, context, warning, "ERROR")
 

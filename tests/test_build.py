@@ -72,6 +72,7 @@ def test_build_uses_the_standard_library_only() -> None:
         (["--person", "2", "--out=y"], None, "y", ["--person", "2"]),
         (["--no-preview", "a.mp4", "--height", "1.8"], "a.mp4", "out", ["--no-preview", "--height", "1.8"]),
         (["--restart", "a.mp4"], "a.mp4", "out", ["--restart"]),
+        (["--restart", "--", "-a.mp4"], "-a.mp4", "out", ["--restart"]),
     ],
 )
 def test_run_arguments(build: ModuleType, given: list[str], clip: str | None, out: str, options: list[str]) -> None:

@@ -117,6 +117,7 @@ def test_finished_is_not_done_again(
     assert Take.open(tmp_path / "clip.take").digest() == before
     (tmp_path / "clip_preview.mp4").unlink()
     assert "preview" in stages(events(clip, "--out", tmp_path)) and (tmp_path / "clip_preview.mp4").exists()
+    assert events(clip, "--out", tmp_path, "--no-preview")[-1]["preview"] is None, "an earlier run's is not this one's"
 
 
 def test_other_lens_or_height_needs_no_network(

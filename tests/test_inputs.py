@@ -279,11 +279,13 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("harm", ["one byte", "missing", "cut off"])
-@pytest.mark.parametrize("name", ["body.npz", "accurate.onnx", "people.onnx", "sha256.json"])
+@pytest.mark.parametrize("name", ["body.npz", "upsampler.npz", "accurate.onnx", "people.onnx", "sha256.json"])
 def test_corrupt_weight_file(package: Path, name: str, harm: str, tmp_path: Path) -> None:
     if name == "sha256.json" and harm == "one byte":
         pytest.skip("the list has no list of its own")
     clip = write_avi(tmp_path / "clip.avi", pictures(2))
+    assert convert(clip, "--out", tmp_path, "--no-preview") == 0
+    before = (tmp_path / "clip.take").read_bytes()
     (tmp_path / "clip_preview.mp4").write_bytes(b"an earlier preview")
     file = package / "meshpose" / "weights" / name
     good = file.read_bytes()
@@ -297,7 +299,7 @@ def test_corrupt_weight_file(package: Path, name: str, harm: str, tmp_path: Path
         else:
             file.unlink()
         result = subprocess.run(
-            [sys.executable, "-m", "meshpose", "run", clip, "--out", tmp_path],
+            [sys.executable, "-m", "meshpose", "run", clip, "--out", tmp_path, "--restart"],
             env={**os.environ, "PYTHONPATH": str(package)},
             cwd=tmp_path,
             capture_output=True,
@@ -308,4 +310,4 @@ def test_corrupt_weight_file(package: Path, name: str, harm: str, tmp_path: Path
     assert result.returncode == 2, result.stderr
     assert name in only_line(result.stderr)
     assert (tmp_path / "clip_preview.mp4").read_bytes() == b"an earlier preview"
-    assert not (tmp_path / "clip.take").exists()
+    assert (tmp_path / "clip.take").read_bytes() == before

@@ -103,6 +103,14 @@ def test_a_broken_zip_is_seen(libraries: Path, tmp_path: Path, change: object, w
         package.check_zip(good, "windows-x64")
 
 
+def test_unwritable_folder_is_one_line(libraries: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dist").write_text("a file of the user's")
+    assert package.main(["--out", str(tmp_path / "dist" / "deeper")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "dist" in error and "--out" in error
+    assert (tmp_path / "dist").read_text() == "a file of the user's"
+
+
 def test_numpy_never_travels(libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numpy = tmp_path / "numpy-2.0.0-cp311-cp311-manylinux_2_28_x86_64.whl"
     numpy.write_bytes(b"wheel")

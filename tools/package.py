@@ -234,6 +234,9 @@ def main(argv: list[str] | None = None) -> int:
     except PackageError as error:
         print(f"package: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"package: {error.filename}: {error.strerror}; choose another folder with --out", file=sys.stderr)
+        return 2
     return 0
 
 

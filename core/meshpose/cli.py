@@ -153,7 +153,8 @@ def _convert(options: argparse.Namespace, reporter: _Reporter, cancelled: thread
     path = take_path(options.clip, options.out)
     with Take.open(path) as take:
         preview = preview_path(path, take.clip.is_image)
-        reporter.done(take, preview if preview.exists() else None)
+        # Without one asked for, a preview there is of an earlier run, and perhaps of other people.
+        reporter.done(take, preview if settings.preview and preview.exists() else None)
     return 0
 
 
@@ -292,7 +293,8 @@ class _Bar(_Reporter):
     def done(self, take: Take, preview: Path | None) -> None:
         self.close()
         people = "1 person" if len(take.people) == 1 else f"{len(take.people) or 'no'} people"
-        print(f"{take.path}: {people} in {len(take.frames)} frames" + (f"; preview {preview}" if preview else ""))
+        frames = "1 frame" if len(take.frames) == 1 else f"{len(take.frames)} frames"
+        print(f"{take.path}: {people} in {frames}" + (f"; preview {preview}" if preview else ""))
 
     def cancelled(self) -> None:
         self.close()

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 PLACE_VERSION, FIT_VERSION, PREVIEW_VERSION = 2, 1, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
+WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
+"""Weight files that every conversion needs, beside the network's."""
 RAW_SETTINGS = ("model", "max_people", "min_size", "detect_every", "start", "end")
 """Settings that decide what the network says; all others are for what is made from it."""
 
@@ -219,6 +221,8 @@ class _Job:
         self.settings, self.restart = settings, restart
         self.info = probe(Path(clip))
         self.camera = _camera(self.info, settings)
+        for name in (f"{settings.model}.onnx", *WEIGHTS):  # a damaged one ends the job before it replaces a Take
+            weights.path(name)
         self.path = take_path(clip, out)
         _check_output(self.path)
         self.take: Take | None = None

@@ -88,11 +88,12 @@ class Layout:
         getattr(data, name)
         self.shown.append(("prop", name))
 
-    def operator(self, name: str, icon: str = "NONE") -> None:
+    def operator(self, name: str, text: str = "", icon: str = "NONE") -> SimpleNamespace:
         assert icon in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items
         module, function = name.split(".")
         getattr(getattr(bpy.ops, module), function).get_rna_type()  # it exists
-        self.shown.append(("operator", name))
+        self.shown.append(("operator", f"{name} {text}".strip()))
+        return SimpleNamespace()  # takes the operator's settings
 
 
 def shown() -> list[tuple[str, str]]:
@@ -123,6 +124,9 @@ def test_panel_shows_only_what_can_be_used(registered: None) -> None:
     assert shown() == [("operator", "meshpose.choose_clip"), ("operator", "meshpose.load_take")]
     bpy.context.scene.meshpose.clip = "/x/a.mp4"
     assert shown() == [("prop", "clip"), ("operator", "meshpose.convert"), ("operator", "meshpose.load_take")]
+    operators.watch.say("a.take: the clip has changed; --restart makes it anew", failed=True)
+    assert shown()[-1] == ("operator", "meshpose.convert Begin Anew")
+    operators.watch.say("")
     operators.watch.clip, operators.watch.job = "/clips/Tänzer 1.mp4", fake(PROGRESS, then="sys.stdin.read()")
     until(lambda: operators.watch.job is not None and operators.watch.job.poll() and operators.watch.job.people == 2)
     assert not bpy.ops.meshpose.convert.poll() and bpy.ops.meshpose.cancel.poll()
