@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bpy
 
-from meshpose.errors import OutputError
+from meshpose.errors import InputError, OutputError
 
 from .scene import BuiltTake, build_scene
 
@@ -32,7 +32,7 @@ def write_blend(take: Path, out: Path, clip: Path | None = None, into: Path | No
             # Not read_factory_settings: that would take away the extension, and this function with it.
             bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
         else:
-            bpy.ops.wm.open_mainfile(filepath=str(into.resolve()))
+            _open(into)
         _save(part)  # paths relative to the .blend need a place for it
         built = build_scene(take, clip)
         _save(part)
@@ -43,6 +43,13 @@ def write_blend(take: Path, out: Path, clip: Path | None = None, into: Path | No
         part.unlink(missing_ok=True)
         bpy.context.preferences.filepaths.save_version = versions
     return built
+
+
+def _open(path: Path) -> None:
+    try:
+        bpy.ops.wm.open_mainfile(filepath=str(path.resolve()))
+    except RuntimeError as error:
+        raise InputError(f"{path}: this .blend cannot be opened ({str(error).strip()})") from error
 
 
 def _save(path: Path) -> None:

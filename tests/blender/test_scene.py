@@ -299,6 +299,7 @@ def test_errors_are_one_line(case: Case, tmp_path: Path, capfd: pytest.CaptureFi
         ("not a MeshPose Take", tmp_path, lambda: main([str(junk), "--out", str(tmp_path / "a.blend")])),
         ("folder", tmp_path, lambda: main([str(case.take), "--out", str(tmp_path / "nowhere" / "a.blend")])),
         ("no such file", tmp_path, lambda: main([str(case.take), "--out", str(tmp_path / "a.blend"), "--footage=x"])),
+        ("cannot be opened", tmp_path, lambda: main([str(case.take), "--out", str(tmp_path / "a.blend"), "--into=x"])),
     ]
     for words, folder, call in scenes:
         capfd.readouterr()
