@@ -20,7 +20,7 @@ BLENDER = ROOT / "meshpose_blender"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"weights"}),
-    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching"}),
+    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session"}),
     frozenset({"video", "detect", "network", "camera", "rig", "motion", "estimate", "track", "metrics", "coco"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
     frozenset({"convert", "preview", "evaluate", "landmarks"}),

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import onnxruntime
 
-from . import weights
-from .errors import WeightsError
 from .matching import box_overlap
+from .session import open_session
 
 ALL_SIDES = (224, 384, 640)
 """Long sides of the network's input that together cover persons of a tenth of the picture to all of it."""
@@ -48,15 +46,7 @@ class PeopleDetector:
     """One ONNX session.  threads: those of one operator.  threshold: persons of a lower score are left out."""
 
     def __init__(self, threads: int = 2, threshold: float = 0.15) -> None:
-        file = weights.path("people.onnx")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores free
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  onnxruntime raises its own unrelated classes
-            raise WeightsError(f"{file}: ONNX Runtime cannot load it ({error})".splitlines()[0]) from error
+        self._session = open_session("people.onnx", threads)
         self.threshold = threshold
 
     def __call__(self, image: np.ndarray, sides: Sequence[int] | None = None) -> list[Detection]:

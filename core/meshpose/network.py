@@ -13,12 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 
-from . import weights
 from .body import Body
 from .crop import CROP
-from .errors import WeightsError
+from .session import open_session
 
 
 @dataclass(frozen=True)
@@ -39,17 +37,7 @@ class Network:
     """One ONNX session.  `model` names a file of the weights folder, `threads` those of one operator."""
 
     def __init__(self, model: str = "accurate", threads: int = 2) -> None:
-        file = weights.path(f"{model}.onnx")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores free
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises its own unrelated classes, all of them mean the same to a user
-            raise WeightsError(f"{file}: ONNX Runtime cannot load it ({error})".splitlines()[0]) from error
-        self._only_asked = onnxruntime.RunOptions()
-        self._only_asked.only_execute_path_to_fetches = True
+        self._session = open_session(f"{model}.onnx", threads)
         self.model = model
 
     def __call__(self, crops: np.ndarray) -> Prediction:
@@ -78,4 +66,4 @@ class Network:
         if crops.ndim != 4 or crops.shape[1:] != (CROP, CROP, 3) or crops.dtype != np.uint8:
             raise ValueError(f"crops are (n, {CROP}, {CROP}, 3) uint8, not {crops.shape} {crops.dtype}")
         rgb = np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2), np.float32) / 255
-        return list(self._session.run(names, {"crop": rgb}, self._only_asked))
+        return list(self._session.run(names, {"crop": rgb}))
