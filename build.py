@@ -235,7 +235,7 @@ def test(arguments: list[str]) -> int:
     os.chdir(ROOT)
     if chosen:
         return module("pytest", *marks, *chosen)
-    results = {"ruff": module("ruff", "check", "."), "mypy": module("mypy"), "pytest": module("pytest", *marks)}
+    results = {"ruff": module("ruff", "check", "."), "mypy": module("mypy")}
     if bpy_fits():
         # A process can import bpy once, and a crash in one file must not take the others with it.
         for file in sorted(Path("tests/blender").glob("test_*.py")):
@@ -243,6 +243,7 @@ def test(arguments: list[str]) -> int:
             results[f"bpy {file.name}"] = 0 if code == 5 else code  # 5: every test of the file is a slow one
     else:
         print("tests/blender left out: no bpy wheel fits this Python", file=sys.stderr)
+    results["pytest"] = module("pytest", *marks)  # last: its summary is the one that stands at the end of a log
     print("\n" + "\n".join(f"{'ok    ' if code == 0 else 'FAILED'}  {name}" for name, code in results.items()))
     return int(any(results.values()))
 
