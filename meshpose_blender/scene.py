@@ -30,6 +30,8 @@ EYE_HEIGHT = 1.5
 
 TAKE, DIGEST, CAMERA, PERSON = "meshpose_take", "meshpose_digest", "meshpose_camera", "meshpose_person"
 MESH, ARMATURE, BODY = "meshpose_mesh", "meshpose_armature", "meshpose_body"
+FRAMES = "meshpose_frames"
+"""First and last scene frame of the clip: what an export holds, however long the user's scene is."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def _build(
     footage.add_sound(scene, film, name, start)
     collection[TAKE], collection[DIGEST] = footage.stored_path(take.path.resolve()), take.digest()
     collection[CAMERA] = camera
+    within = clock.frames[clock.shown >= 0]
+    collection[FRAMES] = [int(within[0]), int(within[-1])] if len(within) else [start, start]
     shared = _Shared(name)
     built = [
         _person(person, positions, clock, shared, collection, lift) for person, positions in zip(people, lowpolys)
