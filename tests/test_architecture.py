@@ -21,9 +21,12 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"weights"}),
     frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session"}),
-    frozenset({"video", "detect", "network", "camera", "rig", "motion", "estimate", "track", "metrics", "coco"}),
+    frozenset({"video", "detect", "network", "camera", "rig", "estimate", "track", "metrics", "coco"})
+    | frozenset({"smooth", "ground", "feet", "trajectory"}),
+    frozenset({"motion"}),  # brings smoothing, floor, feet and the way through space together
+    frozenset({"take_motion"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
-    frozenset({"convert", "preview", "evaluate", "landmarks"}),
+    frozenset({"convert", "preview", "evaluate", "landmarks", "look"}),
     frozenset({"batch", "cli"}),
     frozenset({"__init__", "__main__"}),
 )

@@ -5,7 +5,8 @@
         print(progress.stage, progress.frame, progress.frames)
     take = convert("dancer.mp4", out="out")        # the same in one call
 
-Stages: `track` (decode, find and follow people, the network), `place` (metres), `rig` (shape and bones), `preview`.
+Stages: `track` (decode, find and follow people, the network), `place` (metres), `rig` (shape and bones), `motion`
+(steady, on the floor, in the world), `preview`.
 The Take is the only state: closing the generator keeps the finished work, and the same call goes on from there.  What
 comes after `track` is made again only where something it was made from has changed.
 """
@@ -19,8 +20,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ from . import weights
 from .body import Body
 from .camera import Camera, bone_lengths, metres_per_pixel, smoothed
 from .errors import InputError, OutputError, TakeError
+from .matching import box_overlap
+from .motion import MotionSettings, solve_take
 from .take import Person, Take, clip_identity
 
 # The rooms that load OpenCV and ONNX Runtime are imported where they are used: `import meshpose` has to stay light,
@@ -38,10 +41,12 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, PREVIEW_VERSION = 2, 1, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 1, 1, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
 """Weight files that every conversion needs, beside the network's."""
+LEAST_OVERLAP, BOX_FRAMES = 0.2, 15
+"""Who stands in a chosen box: intersection over union at least, frames between the box and the person at most."""
 RAW_SETTINGS = ("model", "max_people", "min_size", "detect_every", "start", "end")
 """Settings that decide what the network says; all others are for what is made from it."""
 
@@ -54,7 +59,9 @@ class Settings:
     min_size: pixels of a person's longer side below which nobody is looked for.  detect_every: frames between looks
     for new people.  focal_mm (full-frame equivalent) or fov (degrees of the longer side): the lens; neither: EXIF, or a
     guess.  height: the people's height in metres, for their size and distance.  start, end: first frame, and the one
-    to stop before (0 is the clip's first).  preview: write the preview, too.
+    to stop before (0 is the clip's first).  preview: write the preview, too.  heights: metres of single people by id,
+    over `height`.  only: keep only the people who stand in these boxes, each (frame, x, y, w, h) in pixels, as
+    `look` finds them.  smooth, lock_feet, level, camera, fill_gaps: see `MotionSettings`.
     """
 
     model: str = "accurate"
@@ -67,9 +74,18 @@ class Settings:
     height: float | None = None
     start: int = 0
     end: int | None = None
+    only: tuple[tuple[float, ...], ...] = ()
     preview: bool = True
+    heights: Mapping[int, float] = field(default_factory=dict)
+    smooth: float = 0.5
+    lock_feet: bool = True
+    level: bool = True
+    camera: str = "static"
+    fill_gaps: int = 12
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "only", tuple(tuple(map(float, box)) for box in self.only))  # as JSON gives them back
+        object.__setattr__(self, "heights", {int(number): float(h) for number, h in self.heights.items()})
         for name in ("person", "max_people", "detect_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -80,8 +96,21 @@ class Settings:
             raise InputError("give --focal-mm or --fov, not both: each says the other")
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise InputError(f"--start {self.start} --end {self.end}: give a first frame and a later end")
-        if self.height is not None and not 0.4 <= self.height <= 2.6:
-            raise InputError(f"--height {self.height:g}: give metres, between 0.4 and 2.6")
+        for height in (self.height, *self.heights.values()):
+            if height is not None and not 0.4 <= height <= 2.6:
+                raise InputError(f"--height {height:g}: give metres, between 0.4 and 2.6")
+        for box in self.only:
+            if len(box) != 5 or not box[3] > 0 or not box[4] > 0:
+                raise InputError(f"--only {box}: give FRAME:X,Y,WIDTH,HEIGHT in pixels")
+        self.motion()
+
+    def height_of(self, person: int) -> float | None:
+        """Metres, where they were given."""
+        return self.heights.get(person, self.height)
+
+    def motion(self) -> MotionSettings:
+        """What the motion stage is told.  InputError where that cannot be."""
+        return MotionSettings(self.smooth, self.lock_feet, self.level, self.camera, self.fill_gaps)
 
 
 @dataclass(frozen=True)
@@ -135,6 +164,36 @@ def steps(
         raise
     finally:
         job.close()
+
+
+def refit(path: str | os.PathLike[str], preview: bool = False, **changes: Any) -> Generator[Progress, None, None]:
+    """Make again what comes after the network in a finished Take, with some settings changed (those of `Settings`).
+
+    Needs neither the network nor (without `preview`) the clip.  Raises TakeError for a Take that is not finished or is
+    being written, InputError for a setting that only a new run can change; the Take then stays as it was.
+    """
+    wrong = [name for name in changes if name in RAW_SETTINGS]
+    if wrong:
+        raise InputError(f"{path}: {', '.join(wrong)} decide what the network sees; convert the clip anew for them")
+    with Take.open(path) as reader:
+        if not reader.finished:
+            raise TakeError(f"{path}: this Take is not finished; convert its clip again, and it goes on")
+        stored = reader.settings
+    names = {field.name for field in dataclasses.fields(Settings)}
+    lens = {"focal_mm", "fov"}
+    if lens & changes.keys():  # one of them says the other
+        stored = {name: value for name, value in stored.items() if name not in lens}
+    settings = Settings(**{name: stored[name] for name in names & stored.keys()} | changes | {"preview": preview})
+    take = Take.resume(path)
+    try:
+        info = take.clip
+        take.set_settings({**_settings_to_keep(settings), "network": stored.get("network")})
+        yield from _derive(take, info, settings, _camera(info, settings))
+    except GeneratorExit:
+        take.commit()
+        raise
+    finally:
+        take.close()
 
 
 # -- what is there already -------------------------------------------------------------------------------------------
@@ -310,7 +369,7 @@ class _Job:
 
 def _derive(take: Take, info: ClipInfo, settings: Settings, camera: Camera) -> Iterator[Progress]:
     """Choose the people, place them, fit their rigs, draw the preview: only what is not there as it should be."""
-    _choose(take, settings.person)
+    _choose(take, settings)
     take.set_camera(camera)
     take.commit()
     body = Body.load()
@@ -318,22 +377,52 @@ def _derive(take: Take, info: ClipInfo, settings: Settings, camera: Camera) -> I
     counts = {person.id: len(person.frames) for person in people}
     pace = _Pace("place", sum(counts.values()))
     for person in people:
-        yield from _place(take, person, camera, settings.height, body, pace)
+        yield from _place(take, person, camera, settings.height_of(person.id), body, pace)
     pace = _Pace("rig", sum(counts.values()))
     for person in people:
-        _fit(take, person, settings.height, body)
+        _fit(take, person, settings.height_of(person.id), body)
         yield pace.step(counts[person.id], people=1)
+    yield from _motion(take, settings, _Pace("motion", sum(counts.values())))
     if settings.preview:
         yield from _preview(take, info)
 
 
-def _choose(take: Take, person: int | None) -> None:
-    """Keep everybody whom the tracker kept, or one of them."""
+def _choose(take: Take, settings: Settings) -> None:
+    """Keep everybody whom the tracker kept, or one of them, or those who stand in the boxes of `only`."""
     found: list[int] = json.loads(take.job_value("found") or "[]")
+    person = settings.person
     if person is not None and person not in found and found:
         known = ", ".join(map(str, found))
         raise InputError(f"--person {person}: nobody in {take.clip.path.name} has this number; found were {known}")
-    take.keep([number for number in found if person in (None, number)])
+    chosen = [number for number in found if person in (None, number)]
+    take.keep(chosen)
+    if not settings.only:
+        return
+    inside = {who for box in settings.only if (who := _person_in(take, box, chosen)) is not None}
+    if inside:
+        take.keep(sorted(inside))
+    elif chosen:
+        take.add_warning("nobody stands in the boxes that were chosen: everybody is kept")
+
+
+def _person_in(take: Take, box: tuple[float, ...], people: list[int]) -> int | None:
+    """Who stands in a box (frame, x, y, w, h); looked for near that frame: somebody new is followed from the next look.
+
+    None where nobody's mesh shares LEAST_OVERLAP of the box.
+    """
+    best, found = LEAST_OVERLAP, None
+    for number in people:
+        person = take.person(number)
+        frames = person.frames
+        near = frames[np.abs(frames - box[0]) <= BOX_FRAMES]
+        if not len(near):
+            continue
+        points = person.lowpoly_pixels(near[[np.abs(near - box[0]).argmin()]])[0, :, :2]
+        low, high = points.min(0), points.max(0)
+        overlap = box_overlap(np.array(box[1:]), np.concatenate([low, high - low]))
+        if overlap > best:
+            best, found = overlap, number
+    return found
 
 
 def _place(
@@ -364,6 +453,15 @@ def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:
     lowpoly = np.concatenate([person.lowpoly(frames) for frames in person.windows()])
     fit = fit_rig(lowpoly, person.visibility(), person.frames, body, height=height)
     take.set_fit(person.id, fit, made_from)
+
+
+def _motion(take: Take, settings: Settings, pace: _Pace) -> Iterator[Progress]:
+    people = [(number, take.made_from("fit", number), settings.height_of(number)) for number in take.people]
+    made_from = _made_from("motion", MOTION_VERSION, dataclasses.astuple(settings.motion()), people)
+    if take.made_from("motion") == made_from:
+        return
+    for frames in solve_take(take, settings.motion(), made_from):
+        yield pace.step(frames, people=1)
 
 
 def _preview(take: Take, info: ClipInfo) -> Iterator[Progress]:

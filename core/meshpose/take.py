@@ -18,19 +18,21 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from . import take_motion
 from .database import Database, blob, stack
 from .errors import TakeError
 
 if TYPE_CHECKING:
     from .camera import Camera
     from .estimate import Estimate
+    from .motion import Motion, World
     from .rig import RigFit
     from .video import ClipInfo
 
@@ -171,6 +173,10 @@ class Person:
             frames=np.array([row[0] for row in rows], np.int64),
         )
 
+    def motion(self) -> Motion | None:
+        """The finished motion, world frame; None where it was not made (yet)."""
+        return take_motion.read_motion(self.take._db, self.id)
+
     def height(self) -> float | None:
         """Metres, sole to crown, of the fitted shape; None where it was not fitted (yet)."""
         fit = self.fit()
@@ -243,11 +249,11 @@ class Take:
         take._db.lock()
         if exists:
             take.commit()  # only the writer's name; the old content goes in the transaction that brings the new
-            for table in TABLES:
+            for table in (*TABLES, *take_motion.TABLES):
                 take._db.run(f"DROP TABLE IF EXISTS {table}")
         else:
             take._db.stamp()
-        for statement in SCHEMA.split(";"):
+        for statement in (*SCHEMA.split(";"), *take_motion.SCHEMA.split(";")):
             take._db.run(statement)
         take._db.run("INSERT INTO clip VALUES ('', '', '', '')")
         take.set_clip(clip)
@@ -325,6 +331,10 @@ class Take:
 
         return Camera(**json.loads(self._db.rows("SELECT camera FROM clip")[0][0]))
 
+    def world(self) -> World | None:
+        """Where the camera stands in the world; None where the motion was not made (yet)."""
+        return take_motion.read_world(self._db)
+
     @property
     def warnings(self) -> list[str]:
         """One line each."""
@@ -399,6 +409,7 @@ class Take:
             f"SELECT person, phenotype, scale FROM fit {kept} ORDER BY person",
             f"SELECT person, frame, rotations, translation FROM fit_frame {kept} ORDER BY person, frame",
             "SELECT message FROM warning ORDER BY message",
+            *(take_motion.CONTENT if take_motion.there(self._db) else ()),
         ):
             self._db.hash(digest, query)
         return digest.hexdigest()
@@ -517,6 +528,12 @@ class Take:
         self._db.run("DELETE FROM fit WHERE person = ?", (person,))
         self._db.run("DELETE FROM fit_frame WHERE person = ?", (person,))
         self._db.run("DELETE FROM made WHERE what = 'fit' AND person = ?", (person,))
+        take_motion.drop(self._db)
+
+    def set_motion(self, motions: Mapping[int, Motion], world: World, made_from: str) -> None:
+        """Replace everybody's motion (by id) and the world.  Commits."""
+        take_motion.write(self._db, motions, world)
+        self.set_made("motion", 0, made_from)
 
     def set_made(self, what: str, person: int, made_from: str) -> None:
         """Say what a derived part was made from.  Commits."""
