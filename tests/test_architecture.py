@@ -22,12 +22,13 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"weights"}),
     frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session"}),
     frozenset({"video", "detect", "network", "camera", "rig", "estimate", "track", "metrics", "coco"})
-    | frozenset({"smooth", "ground", "feet", "trajectory"}),
+    | frozenset({"smooth", "repair", "ground", "feet", "trajectory"}),
     frozenset({"motion"}),  # brings smoothing, floor, feet and the way through space together
     frozenset({"take_motion"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
     frozenset({"convert", "preview", "evaluate", "landmarks", "look"}),
-    frozenset({"batch", "cli"}),
+    frozenset({"batch_task"}),  # one clip's process
+    frozenset({"batch", "ray_batch", "cli"}),
     frozenset({"__init__", "__main__"}),
 )
 #: The few that know a neighbour on their own floor.
@@ -35,9 +36,11 @@ BESIDE = {
     ("estimate", "network"),
     ("track", "detect"),
     ("track", "estimate"),
+    ("repair", "smooth"),
     ("convert", "preview"),
     ("evaluate", "landmarks"),
     ("cli", "batch"),
+    ("batch", "ray_batch"),
     ("__main__", "__init__"),
 }
 CORE_LIBRARIES = {"numpy", "cv2", "onnxruntime"}
@@ -48,7 +51,8 @@ SOFT_LIBRARIES = {
     "coco": {"pycocotools"},
     "metrics": {"pycocotools"},
     "landmarks": {"ai_edge_litert"},
-    "batch": {"tqdm", "ray"},
+    "batch": {"tqdm"},
+    "ray_batch": {"ray"},
 }
 #: What the extension may know of the core: the Take, the body, and the job; never the network.
 NETWORK_SIDE = {"network", "detect", "track", "estimate", "landmarks", "evaluate", "crop"}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `meshpose run CLIP`, `meshpose info TAKE`, `meshpose evaluate SET.json`.
+"""The command line: `meshpose run CLIP`, `look CLIP`, `refit TAKE`, `batch CLIPS`, `info TAKE`,
+`evaluate SET.json`.
 
 Exit code 0; 2 after one line that says what is wrong; 130 when it was stopped (the finished frames are kept, the same
 command goes on).  `run --progress json` writes one JSON object per line to stdout, for programs that watch:
@@ -12,6 +13,7 @@ command goes on).  `run --progress json` writes one JSON object per line to stdo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import os
@@ -20,7 +22,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -30,10 +32,10 @@ from . import __version__
 from .errors import Cancelled, InputError, MeshPoseError
 
 if TYPE_CHECKING:
-    from .convert import Progress
+    from .convert import Progress, Settings
     from .take import Take
 
-STAGES = {"track": "people and meshes", "place": "places", "rig": "rigs", "preview": "preview"}
+STAGES = {"track": "people and meshes", "place": "places", "rig": "rigs", "motion": "motion", "preview": "preview"}
 QUIET_SECONDS = 10.0
 """Without a terminal a line of progress this often."""
 STDIN_GRACE = 0.2
@@ -81,33 +83,120 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .batch import add_options as add_batch_options
+    from .batch import main as run_batch
+
     parser = _Parser(prog="meshpose", description="From a clip of people to animated bodies.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"meshpose {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     run = commands.add_parser("run", help="clip -> Take and preview", allow_abbrev=False)
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, job=_convert)
     run.add_argument("clip", help="a video, a picture, a folder or pattern (f_%%04d.png) of pictures")
     run.add_argument("--out", default=".", metavar="DIR", help="folder for CLIP.take and CLIP_preview.mp4 (here)")
     run.add_argument("--restart", action="store_true", help="begin anew instead of going on where a Take stopped")
-    run.add_argument("--model", default="accurate", metavar="NAME", help="the network (accurate)")
-    run.add_argument("--person", type=int, metavar="N", help="keep only this person")
-    run.add_argument("--max-people", type=int, metavar="N", help="follow at most so many at a time")
-    run.add_argument("--min-size", type=float, default=32.0, metavar="PX", help="smallest person looked for (32)")
-    run.add_argument("--detect-every", type=int, default=10, metavar="N", help="frames between looks for people (10)")
-    lens = run.add_mutually_exclusive_group()
-    lens.add_argument("--focal-mm", type=float, metavar="F", help="focal length of the lens, full-frame equivalent")
-    lens.add_argument("--fov", type=float, metavar="DEG", help="field of view along the longer side (55)")
-    run.add_argument("--height", type=float, metavar="M", help="height of the people in metres")
-    run.add_argument("--start", type=int, default=0, metavar="N", help="first frame (0)")
-    run.add_argument("--end", type=int, metavar="N", help="frame to stop before")
-    run.add_argument("--no-preview", dest="preview", action="store_false", help="write no preview video")
+    _add_settings(run)
+    only = "keep the person in this box, as look finds it; again for more people"
+    run.add_argument("--only", type=_box, action="append", default=[], metavar="FRAME:X,Y,W,H", help=only)
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar", help="how progress is told (bar)")
+    _add_refit(commands.add_parser("refit", help="a finished Take with other settings, no network", allow_abbrev=False))
+    _add_look(commands.add_parser("look", help="who is on a frame, before the long run", allow_abbrev=False))
     info = commands.add_parser("info", help="what a Take holds", allow_abbrev=False)
     info.set_defaults(command=_info)
     info.add_argument("take", help="a .take file")
     info.add_argument("--json", action="store_true", help="as JSON")
+    many = commands.add_parser("batch", help="many clips, one process each", allow_abbrev=False)
+    add_batch_options(many)
+    settings = _add_settings(many)
+    many.set_defaults(command=lambda options: run_batch(options, _settings(options), _said(settings, options)))
     commands.add_parser("evaluate", help="figures on a COCO-format set", add_help=False)
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options that say how a clip is converted: those of `run` and of `batch`."""
+    before = len(parser._actions)
+    parser.add_argument("--model", default="accurate", metavar="NAME", help="the network (accurate)")
+    parser.add_argument("--person", type=int, metavar="N", help="keep only this person")
+    parser.add_argument("--max-people", type=int, metavar="N", help="follow at most so many at a time")
+    parser.add_argument("--min-size", type=float, default=32.0, metavar="PX", help="smallest person looked for (32)")
+    parser.add_argument("--detect-every", type=int, default=10, metavar="N", help="frames between looks (10)")
+    lens = parser.add_mutually_exclusive_group()
+    lens.add_argument("--focal-mm", type=float, metavar="F", help="focal length of the lens, full-frame equivalent")
+    lens.add_argument("--fov", type=float, metavar="DEG", help="field of view along the longer side (55)")
+    told = "height in metres, of all or by person: 1:1.80,2:1.65"
+    parser.add_argument("--height", metavar="M", help=told)
+    parser.add_argument("--smooth", type=float, default=0.5, metavar="S", help="steadiness, 0 raw to 1 (0.5)")
+    parser.add_argument("--no-lock-feet", dest="lock_feet", action="store_false", help="let feet slide as seen")
+    parser.add_argument("--no-level", dest="level", action="store_false", help="take the camera for level")
+    parser.add_argument("--camera", default="static", metavar="KIND", help="static, or moving: turns are compensated")
+    parser.add_argument("--fill-gaps", type=int, default=12, metavar="N", help="longest gap that is filled (12)")
+    parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (0)")
+    parser.add_argument("--end", type=int, metavar="N", help="frame to stop before")
+    parser.add_argument("--no-preview", dest="preview", action="store_false", help="write no preview video")
+    return parser._actions[before:]
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The settings that the options of `_add_settings` say.  InputError where one cannot be."""
+    from .convert import Settings
+
+    known = vars(options)
+    given: dict[str, Any] = {f.name: known[f.name] for f in dataclasses.fields(Settings) if f.name in known}
+    given["height"], given["heights"] = _heights(options.height)
+    return Settings(**given)
+
+
+def _said(actions: list[argparse.Action], options: argparse.Namespace) -> list[str]:
+    """Those of `_add_settings`' options that were given, as words of a command line."""
+    words = []
+    for action in actions:
+        value = getattr(options, action.dest)
+        if value != action.default:
+            words += [action.option_strings[-1]] + ([] if action.nargs == 0 else [str(value)])
+    return words
+
+
+def _heights(text: str | None) -> tuple[float | None, dict[int, float]]:
+    """`1.75` (everybody), `1:1.80,2:1.65` (by id), or both: `1.75,2:1.65`.  InputError for anything else."""
+    everybody, heights = None, {}
+    try:
+        for part in text.split(",") if text else []:
+            number, colon, metres = part.rpartition(":")
+            if colon:
+                heights[int(number)] = float(metres)
+            elif everybody is None:
+                everybody = float(metres)
+            else:
+                raise ValueError
+    except ValueError:
+        raise InputError(f"--height {text}: give metres (1.75), or metres by person (1:1.80,2:1.65)") from None
+    return everybody, heights
+
+
+def _box(text: str) -> tuple[float, ...]:
+    """`FRAME:X,Y,W,H` as five numbers."""
+    try:
+        frame, _, rest = text.partition(":")
+        return (float(int(frame)), *map(float, rest.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: give FRAME:X,Y,WIDTH,HEIGHT in pixels") from error
+
+
+def _add_refit(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_run, job=_refit)
+    parser.add_argument("take", help="a finished .take file")
+    told = "a setting and its new value, as JSON: smooth=0.8, lock_feet=false, height=1.72, only=[]; others stay"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=told)
+    parser.add_argument("--preview", action="store_true", help="write the preview anew, too (needs the clip)")
+    parser.add_argument("--progress", choices=("bar", "json", "none"), default="bar", help="how progress is told (bar)")
+
+
+def _add_look(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_look)
+    parser.add_argument("clip", help="as for run")
+    parser.add_argument("--frame", type=int, default=0, metavar="N", help="which frame (0)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the frame with numbered boxes (png, jpg)")
+    parser.add_argument("--json", action="store_true", help="as one JSON object on one line")
 
 
 # -- run -------------------------------------------------------------------------------------------------------------
@@ -115,9 +204,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     reporter: _Reporter = {"bar": _Bar, "json": _Json, "none": _Reporter}[options.progress]()
+    job: Callable[[argparse.Namespace, _Reporter, threading.Event], int] = options.job
     try:
         with _cancelling(watch_stdin=options.progress == "json") as cancelled:
-            return _convert(options, reporter, cancelled)
+            return job(options, reporter, cancelled)
     except MeshPoseError as error:
         reporter.failed(_one_line(error))
         return error.exit_code
@@ -129,13 +219,24 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace, reporter: _Reporter, cancelled: threading.Event) -> int:
-    from .convert import Settings, steps, take_path
+    from .convert import steps, take_path
     from .preview import preview_path
     from .take import Take
 
-    names = ("model", "person", "max_people", "min_size", "detect_every", "focal_mm", "fov", "height", "start", "end")
-    settings = Settings(preview=options.preview, **{name: getattr(options, name) for name in names})
+    settings = _settings(options)
     work = steps(options.clip, options.out, settings, options.restart)
+    if not _follow(work, reporter, cancelled):
+        return Cancelled.exit_code
+    path = take_path(options.clip, options.out)
+    with Take.open(path) as take:
+        preview = preview_path(path, take.clip.is_image)
+        # Without one asked for, a preview there is of an earlier run, and perhaps of other people.
+        reporter.done(take, preview if settings.preview and preview.exists() else None)
+    return 0
+
+
+def _follow(work: Generator[Progress, None, None], reporter: _Reporter, cancelled: threading.Event) -> bool:
+    """Drive a job to its end and tell how it goes; False when it was stopped (what is done is kept)."""
     try:
         for progress in work:
             if progress.warning:
@@ -147,14 +248,61 @@ def _convert(options: argparse.Namespace, reporter: _Reporter, cancelled: thread
     except Cancelled:
         work.close()  # commits
         reporter.cancelled()
-        return Cancelled.exit_code
+        return False
     finally:
         work.close()
-    path = take_path(options.clip, options.out)
-    with Take.open(path) as take:
-        preview = preview_path(path, take.clip.is_image)
-        # Without one asked for, a preview there is of an earlier run, and perhaps of other people.
-        reporter.done(take, preview if settings.preview and preview.exists() else None)
+    return True
+
+
+def _refit(options: argparse.Namespace, reporter: _Reporter, cancelled: threading.Event) -> int:
+    from .convert import refit
+    from .preview import preview_path
+    from .take import Take
+
+    if not _follow(refit(options.take, options.preview, **_changes(options.set)), reporter, cancelled):
+        return Cancelled.exit_code
+    with Take.open(options.take) as take:
+        reporter.done(take, preview_path(take.path, take.clip.is_image) if options.preview else None)
+    return 0
+
+
+def _changes(words: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` with VALUE as JSON; what is no JSON is text.  InputError for a name that is no setting."""
+    from .convert import Settings
+
+    names = {field.name for field in dataclasses.fields(Settings)} - {"preview"}
+    changes: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in names or not equals:
+            raise InputError(f"--set {word}: give NAME=VALUE; there are {', '.join(sorted(names))}")
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            changes[name] = value
+    return changes
+
+
+def _look(options: argparse.Namespace) -> int:
+    from .look import look, write_picture
+
+    seen = look(options.clip, options.frame)
+    if options.picture is not None:
+        write_picture(seen, options.picture)
+    people = [
+        {"number": number, "box": [round(float(v), 1) for v in person.box], "score": round(float(person.score), 3)}
+        for number, person in enumerate(seen.people, 1)
+    ]
+    if options.json:
+        picture = str(options.picture.resolve()) if options.picture else None
+        known = {"event": "look", "clip": str(seen.info.path), "frame": seen.frame.index, "frames": seen.info.frames}
+        size = {"width": seen.info.width, "height": seen.info.height, "fps": seen.info.fps}
+        print(json.dumps({**known, **size, "picture": picture, "people": people}))
+        return 0
+    for person in people:
+        print(f"person {person['number']}: box {person['box']}, score {person['score']}")
+    count = "1 person" if len(people) == 1 else f"{len(people) or 'no'} people"
+    print(f"{seen.info.path}, frame {seen.frame.index}: {count}")
     return 0
 
 
