@@ -25,7 +25,8 @@ from . import compat
 from .playback import body_mesh
 
 if TYPE_CHECKING:
-    from meshpose.rig import RigFit
+    from meshpose.motion import Motion
+from meshpose.rig import RigFit
 
 STILL = 1e-5
 """Quaternion components that change less over the whole clip are not a movement; such a bone gets no keys."""
@@ -98,7 +99,7 @@ def rest_bones(body: Body, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 
 
 def channels(
-    target: bpy.types.Object, body: Body, shape: Shape, fit: RigFit, turn: np.ndarray, lift: float
+    target: bpy.types.Object, body: Body, shape: Shape, fit: RigFit | Motion, turn: np.ndarray, lift: float
 ) -> Channels:
     """Blender's pose channels of `fit` on the bones of `target`.
 

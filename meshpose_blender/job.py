@@ -17,7 +17,9 @@ import enum
 import importlib.util
 import json
 import os
+import platform
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -29,9 +31,12 @@ from typing import IO, Any
 
 # Packages that the process needs and Blender's Python does not find by itself.
 PACKAGES = ("meshpose", "cv2", "onnxruntime", "numpy")
-# Seconds after Cancel when a process that does not end is told again (on Windows: ended), then killed.
-TERMINATE_AFTER, KILL_AFTER = 10.0, 20.0
+# Seconds after Cancel when a process that does not end is told again (on Windows: ended), then killed.  The Take
+# survives that: whoever takes so long for a frame has committed the frames before it.
+TERMINATE_AFTER, KILL_AFTER = 0.6, 0.7
 STDERR_LINES = 50
+USUALLY_ON = ("preview", "lock_feet", "level")
+"""Settings that are on unless `--no-NAME` is given."""
 
 
 class State(enum.Enum):
@@ -63,19 +68,34 @@ class Progress:
 def command_line(clip: str | Path, out: str | Path, **settings: Any) -> list[str]:
     """The command of a conversion. Settings are its options with `_` for `-`; None and False are left out.
 
-    Paths become absolute: the process does not depend on Blender's working folder, and no name looks like an option.
+    `only` is a list of (frame, x, y, w, h).  Paths become absolute: the process does not depend on Blender's working
+    folder, and no name looks like an option.
     """
     words = [sys.executable, "-m", "meshpose", "run", os.path.abspath(clip), "--out", os.path.abspath(out)]
     words += ["--progress", "json"]
-    if not settings.pop("preview", True):
-        words.append("--no-preview")
     for name, value in settings.items():
-        if value is None or value is False:
-            continue
-        words.append("--" + name.replace("_", "-"))
-        if value is not True:
-            words.append(str(value))
+        option = name.replace("_", "-")
+        if name in USUALLY_ON:
+            words += [] if value else [f"--no-{option}"]
+        elif name == "only":
+            words += [f"--only={int(frame)}:{','.join(f'{v:g}' for v in box)}" for frame, *box in value]
+        elif value is not None and value is not False:
+            words += [f"--{option}"] + ([] if value is True else [str(value)])
     return words
+
+
+def refit_command(take: str | Path, **changes: Any) -> list[str]:
+    """The command that makes a finished Take's later parts again with changed settings (`meshpose.convert.refit`)."""
+    words = [sys.executable, "-m", "meshpose", "refit", os.path.abspath(take), "--progress", "json"]
+    for name, value in changes.items():
+        words += ["--set", f"{name}={json.dumps(value)}"]
+    return words
+
+
+def look_command(clip: str | Path, frame: int, picture: Path) -> list[str]:
+    """The command that finds the people on one frame and draws them; its answer becomes `Job.answer`."""
+    words = [sys.executable, "-m", "meshpose", "look", os.path.abspath(clip), "--frame", str(frame)]
+    return [*words, "--json", "--picture", str(picture)]
 
 
 def environment() -> dict[str, str]:
@@ -103,7 +123,7 @@ class Job:
     """One running (or ended) process. `poll` brings everything else up to date and never waits.
 
     Attributes: `state`, `progress`, `people` (how many), `warnings` (sentences), `error` (one sentence when FAILED),
-    `take` and `preview` (paths when DONE).
+    `take` and `preview` (paths when DONE), `answer` (what a look found, when DONE).
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
@@ -114,6 +134,8 @@ class Job:
         self.error = ""
         self.take: Path | None = None
         self.preview: Path | None = None
+        self.command = list(command)
+        self.answer: dict[str, Any] | None = None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
         self._cancelled_at: float | None = None
@@ -142,6 +164,16 @@ class Job:
     def cancelling(self) -> bool:
         """Whether Cancel was asked for and the process is finishing its frame."""
         return self.state is State.RUNNING and self._cancelled_at is not None
+
+    @property
+    def detail(self) -> str:
+        """Everything that somebody who is asked for help wants to know, some lines."""
+        code = None if self._process is None else self._process.poll()
+        lines = [f"error: {self.error}"] if self.error else []
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        lines += [f"command: {shlex.join(self.command)}", f"exit code: {code}", f"progress: {self.progress}"]
+        lines += [f"Python {sys.version.split()[0]} on {platform.platform()}"]
+        return "\n".join([*lines, "what it wrote:", *(line.rstrip() for line in self._stderr)])
 
     def poll(self) -> bool:
         """Take in what the process said since the last call; returns whether anything changed. Never waits."""
@@ -211,6 +243,8 @@ class Job:
             self.warnings.append(str(event["message"]))
         elif kind == "error":
             self.error = " ".join(str(event["message"]).split())
+        elif kind == "look":
+            self.answer = event
         elif kind == "done":
             self.take = Path(event["take"])
             self.preview = Path(event["preview"]) if event.get("preview") else None
@@ -228,7 +262,7 @@ class Job:
         """The process has ended by itself: done, cancelled, or broken without a word."""
         if self.error:
             self.state = State.FAILED
-        elif code == 0 and self.take is not None:
+        elif code == 0 and (self.take is not None or self.answer is not None):
             self.state = State.DONE
         elif self._cancelled_at is not None or code == 130:
             self.state = State.CANCELLED

@@ -18,6 +18,7 @@ import bpy
 import numpy as np
 
 from . import compat
+from .graph import Graph, new_tree
 
 VISIBILITY = "visibility"
 """The colour attribute.  Not `heat`, `color` or `density`: Cycles keeps those names for smoke and shows them black."""
@@ -26,6 +27,33 @@ GUESSED = (1.0, 0.0, 0.0, 1.0)
 SEEN = (0.0, 1.0, 0.0, 1.0)
 """Linear colours of visibility 0 and 1, mixed linearly: green is the visibility, red one minus it."""
 
+DEPTHS = (
+    (0.973, 0.798, 0.017),
+    (0.107, 0.584, 0.121),
+    (0.014, 0.279, 0.263),
+    (0.042, 0.084, 0.258),
+    (0.058, 0.0003, 0.089),
+)
+"""Linear colours from near to far: matplotlib's viridis from its bright end, whose lightness alone tells the order."""
+
+MODES = ("visibility", "confidence", "depth", "clay")
+"""What the mesh's colours say; the setting `Mode` is the place in this list."""
+SETTINGS: dict[str, tuple[str, Any]] = {
+    "Mode": ("Int", 0),
+    "Window": ("Float", 25.0),  # frames, mode "confidence"
+    "Near": ("Float", 1.0),  # metres, mode "depth"
+    "Far": ("Float", 6.0),
+    "Opacity": ("Float", 1.0),
+    "Clay": ("Color", (0.6, 0.58, 0.55, 1.0)),
+    "Camera": ("Object", None),
+}
+"""Output sockets of `settings_group`: kind and value at first."""
+SETTINGS_MARK, FRAME_MARK = "meshpose_looks", "meshpose_frame"
+"""Custom properties by which trees are found again: on the settings, and on a frame tree (which points to them)."""
+SAMPLES = 9
+"""Frames that stand for a window of time."""
+
+_INPUTS = {"Geometry": "Geometry", "Positions": "Image", "Start": "Int"}
 _VECTOR = 3  # weights and indices per FLOAT_VECTOR attribute
 
 
@@ -135,20 +163,12 @@ def playback_tree(name: str, groups: int) -> Tree:
 
     Knows neither the clip's length nor the number of low-poly vertices: both come from the image's size.
     """
-    group = bpy.data.node_groups.new(name, "GeometryNodeTree")
-    graph, inputs, image, start = _interface(group)
-    rows = _Texture(graph, inputs[1])
-    row = _row(graph, inputs[2])
-    cloud, shown = _cloud(graph, rows, row)
-    position, visibility = _lift(graph, cloud, groups)
-    moved = graph.node("GeometryNodeSetPosition", Geometry=inputs[0], Position=position).outputs[0]
-    coloured = graph.store("FLOAT_COLOR", moved, VISIBILITY, graph.mix_colour(visibility, GUESSED, SEEN))
-    for kind in ("index", "weight"):  # of no use to whoever exports or bakes the result
-        for number in range(groups):
-            remove = graph.node("GeometryNodeRemoveAttribute", Geometry=coloured, Name=_attribute(kind, number))
-            coloured = remove.outputs[0]
-    _output(graph, shown, coloured)
-    return Tree(group, image, start)
+    frame = frame_tree(f"{name} frame", groups, settings_group(f"{name} looks"))
+    graph, inputs, outputs, names = new_tree(name, _INPUTS, {"Geometry": "Geometry"}, modifier=True)
+    moved = graph.group(frame, inputs[0], inputs[1], _row(graph, inputs[2]))
+    graph.connect(outputs[0], moved[0])
+    graph.arrange()
+    return Tree(graph.tree, names["Positions"], names["Start"])
 
 
 def presence_tree(name: str) -> Tree:
@@ -156,130 +176,87 @@ def presence_tree(name: str) -> Tree:
 
     For the skinned body, which has an armature to move it: where nobody is, nobody stands still.
     """
-    group = bpy.data.node_groups.new(name, "GeometryNodeTree")
-    graph, inputs, image, start = _interface(group)
+    graph, inputs, outputs, names = new_tree(name, _INPUTS, {"Geometry": "Geometry"}, modifier=True)
     _, shown = _presence(graph, _Texture(graph, inputs[1]), _row(graph, inputs[2]))
-    _output(graph, shown, inputs[0])
-    return Tree(group, image, start)
+    graph.connect(outputs[0], graph.shown_if(shown, inputs[0]))
+    graph.arrange()
+    return Tree(graph.tree, names["Positions"], names["Start"])
 
 
-def _interface(group: bpy.types.NodeTree) -> tuple[_Graph, Any, str, str]:
-    """Give `group` its sockets -> graph, outputs of the input node (geometry, image, start), their identifiers."""
-    group.is_modifier = True
-    face = group.interface
-    face.new_socket(name="Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
-    image = face.new_socket(name="Positions", in_out="INPUT", socket_type="NodeSocketImage")
-    start = face.new_socket(name="Start", in_out="INPUT", socket_type="NodeSocketInt")
-    face.new_socket(name="Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
-    graph = _Graph(group)
-    return graph, graph.node("NodeGroupInput").outputs, image.identifier, start.identifier
-
-
-def _row(graph: _Graph, start: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
+def _row(graph: Graph, start: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
     """The image's row for the scene's current frame, with a fraction between two frames."""
     return graph.math("SUBTRACT", graph.node("GeometryNodeInputSceneTime").outputs[1], start)
 
 
-def _output(graph: _Graph, shown: bpy.types.NodeSocket, geometry: bpy.types.NodeSocket) -> None:
-    """`geometry` where `shown`, else none, as the group's result."""
-    switch = graph.node("GeometryNodeSwitch", {"input_type": "GEOMETRY"}, Switch=shown, **{"True": geometry})
-    output = graph.node("NodeGroupOutput")
-    graph.tree.links.new(switch.outputs[0], output.inputs[0])
+# -- colours: one group of settings for all people of a take ---------------------------------------------------------
+
+
+def settings_group(name: str) -> bpy.types.NodeTree:
+    """What `looks` sets, in one place that every tree of the take reads: the values of this group's output sockets."""
+    graph, _, outputs, _ = new_tree(name, {}, {label: kind for label, (kind, _) in SETTINGS.items()})
+    for socket, (_, value) in zip(outputs, SETTINGS.values()):
+        if value is not None:
+            socket.default_value = value
+    graph.tree[SETTINGS_MARK] = True
+    return graph.tree
+
+
+def palette_tree(name: str, settings: bpy.types.NodeTree) -> bpy.types.NodeTree:
+    """Amount 0..1 -> the colour that stands for it in the mode that is set; the legend asks it, too."""
+    graph, inputs, outputs, _ = new_tree(name, {"Amount": "Float"}, {"Color": "Color"})
+    wanted = dict(zip(SETTINGS, graph.group(settings)))
+    heat = graph.mix_colour(inputs[0], GUESSED, SEEN)
+    ramp = graph.node("ShaderNodeValToRGB", Fac=inputs[0])
+    stops = ramp.color_ramp.elements
+    while len(stops) < len(DEPTHS):
+        stops.new(0.5)
+    for number, (stop, colour) in enumerate(zip(stops, DEPTHS)):
+        stop.position, stop.color = number / (len(DEPTHS) - 1), (*colour, 1.0)
+    graph.connect(outputs[0], graph.choose("RGBA", wanted["Mode"], heat, heat, ramp.outputs[0], wanted["Clay"]))
     graph.arrange()
+    return graph.tree
+
+
+def frame_tree(name: str, groups: int, settings: bpy.types.NodeTree) -> bpy.types.NodeTree:
+    """Geometry, image, row -> the body of that row in the colours of the mode; nothing where the person is absent."""
+    inputs_of = {"Geometry": "Geometry", "Positions": "Image", "Row": "Float"}
+    graph, inputs, outputs, _ = new_tree(name, inputs_of, {"Geometry": "Geometry"})
+    wanted = dict(zip(SETTINGS, graph.group(settings)))
+    cloud, shown = _cloud(graph, _Texture(graph, inputs[1]), inputs[2], wanted)
+    position, seen = _lift(graph, cloud, groups)
+    moved = graph.node("GeometryNodeSetPosition", Geometry=inputs[0], Position=position).outputs[0]
+    amount = graph.choose("FLOAT", wanted["Mode"], seen, seen, _depth(graph, wanted), 0.0)
+    palette = graph.group(palette_tree(f"{name} palette", settings), amount)
+    coloured = graph.store("FLOAT_COLOR", moved, VISIBILITY, graph.with_alpha(palette[0], wanted["Opacity"]))
+    for kind in ("index", "weight"):  # of no use to whoever exports or bakes the result
+        for number in range(groups):
+            remove = graph.node("GeometryNodeRemoveAttribute", Geometry=coloured, Name=_attribute(kind, number))
+            coloured = remove.outputs[0]
+    graph.connect(outputs[0], graph.shown_if(shown, coloured))
+    graph.arrange()
+    graph.tree[FRAME_MARK] = settings
+    return graph.tree
+
+
+def _depth(graph: Graph, wanted: dict[str, bpy.types.NodeSocket]) -> bpy.types.NodeSocket:
+    """0 at the near, 1 at the far end: how far each point lies in front of the camera, along its axis."""
+    camera = graph.node("GeometryNodeObjectInfo", {"transform_space": "RELATIVE"}, Object=wanted["Camera"])
+    place = {socket.identifier: socket for socket in camera.outputs}
+    ahead = graph.node("FunctionNodeRotateVector", Vector=(0.0, 0.0, -1.0), Rotation=place["Rotation"]).outputs[0]
+    towards = graph.vector("SUBTRACT", graph.node("GeometryNodeInputPosition").outputs[0], place["Location"])
+    metres = graph.dot(towards, ahead)
+    span = graph.math("MAXIMUM", graph.math("SUBTRACT", wanted["Far"], wanted["Near"]), 1e-6)
+    return graph.clamp(graph.math("DIVIDE", graph.math("SUBTRACT", metres, wanted["Near"]), span))
 
 
 def _attribute(kind: str, group: int) -> str:
     return f"meshpose_{kind}_{group}"
 
 
-class _Graph:
-    """Adds nodes to a tree; sockets are given by identifier or by their place, both the same in every language."""
-
-    def __init__(self, tree: bpy.types.NodeTree) -> None:
-        self.tree = tree
-
-    def node(self, kind: str, settings: dict[str, str] | None = None, **inputs: Any) -> bpy.types.Node:
-        node = self.tree.nodes.new(kind)
-        for key, value in (settings or {}).items():
-            setattr(node, key, value)
-        for key, value in inputs.items():
-            self.connect(next(s for s in node.inputs if s.identifier == key), value)
-        return node
-
-    def connect(self, socket: bpy.types.NodeSocket, value: object) -> None:
-        """Link an output to `socket`, or set the socket's own value."""
-        if isinstance(value, bpy.types.NodeSocket):
-            self.tree.links.new(value, socket)
-        else:
-            socket.default_value = value
-
-    def _operation(self, kind: str, operation: str, values: tuple[object, ...]) -> bpy.types.NodeSocket:
-        node = self.node(kind, {"operation": operation})
-        for socket, value in zip(node.inputs, values):
-            self.connect(socket, value)
-        return node.outputs[0]
-
-    def math(self, operation: str, *values: object) -> bpy.types.NodeSocket:
-        return self._operation("ShaderNodeMath", operation, values)
-
-    def vector(self, operation: str, *values: object) -> bpy.types.NodeSocket:
-        return self._operation("ShaderNodeVectorMath", operation, values)
-
-    def scaled(self, vector: bpy.types.NodeSocket, factor: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
-        return self.node("ShaderNodeVectorMath", {"operation": "SCALE"}, Vector=vector, Scale=factor).outputs[0]
-
-    def mix(self, factor: bpy.types.NodeSocket, a: object, b: object) -> bpy.types.NodeSocket:
-        """a + factor (b - a) for numbers; exactly `a` where `factor` is 0."""
-        node = self.node("ShaderNodeMix", {"data_type": "FLOAT"}, Factor_Float=factor, A_Float=a, B_Float=b)
-        return next(s for s in node.outputs if s.identifier == "Result_Float")
-
-    def mix_vector(self, factor: bpy.types.NodeSocket, a: object, b: object) -> bpy.types.NodeSocket:
-        node = self.node("ShaderNodeMix", {"data_type": "VECTOR"}, Factor_Float=factor, A_Vector=a, B_Vector=b)
-        return next(s for s in node.outputs if s.identifier == "Result_Vector")
-
-    def mix_colour(self, factor: bpy.types.NodeSocket, a: object, b: object) -> bpy.types.NodeSocket:
-        node = self.node("ShaderNodeMix", {"data_type": "RGBA"}, Factor_Float=factor, A_Color=a, B_Color=b)
-        return next(s for s in node.outputs if s.identifier == "Result_Color")
-
-    def attribute(self, kind: str, name: str) -> bpy.types.NodeSocket:
-        return self.node("GeometryNodeInputNamedAttribute", {"data_type": kind}, Name=name).outputs[0]
-
-    def components(self, vector: bpy.types.NodeSocket) -> list[bpy.types.NodeSocket]:
-        return list(self.node("ShaderNodeSeparateXYZ", Vector=vector).outputs)
-
-    def store(self, kind: str, geometry: object, name: str, value: object) -> bpy.types.NodeSocket:
-        settings = {"data_type": kind, "domain": "POINT"}
-        inputs = {"Geometry": geometry, "Name": name, "Value": value}
-        return self.node("GeometryNodeStoreNamedAttribute", settings, **inputs).outputs[0]
-
-    def sample(self, kind: str, geometry: object, value: object, index: object) -> bpy.types.NodeSocket:
-        settings = {"data_type": kind, "domain": "POINT"}
-        return self.node("GeometryNodeSampleIndex", settings, Geometry=geometry, Value=value, Index=index).outputs[0]
-
-    def arrange(self) -> None:
-        """Lay the nodes out by their distance from the output, so that whoever opens the group can read it."""
-        depth: dict[str, int] = {}
-        links: dict[str, list[str]] = {}
-        for link in self.tree.links:
-            links.setdefault(link.to_node.name, []).append(link.from_node.name)
-        wave = [n.name for n in self.tree.nodes if not any(link.from_node == n for link in self.tree.links)]
-        step = 0
-        while wave:
-            depth.update(dict.fromkeys(wave, step))
-            wave = list(dict.fromkeys(source for name in wave for source in links.get(name, [])))
-            step += 1
-        rows: dict[int, int] = {}
-        for node in self.tree.nodes:
-            column = depth[node.name]
-            node.location = (-220.0 * column, -180.0 * rows.get(column, 0))
-            node.hide = True
-            rows[column] = rows.get(column, 0) + 1
-
-
 class _Texture:
     """Reads texels of the image by row and column."""
 
-    def __init__(self, graph: _Graph, image: bpy.types.NodeSocket) -> None:
+    def __init__(self, graph: Graph, image: bpy.types.NodeSocket) -> None:
         info = graph.node("GeometryNodeImageInfo", Image=image).outputs
         self._graph, self._image = graph, image
         self._width, self.count = info[0], info[1]
@@ -304,7 +281,7 @@ class _Texture:
 
 
 def _presence(
-    graph: _Graph, rows: _Texture, row: bpy.types.NodeSocket
+    graph: Graph, rows: _Texture, row: bpy.types.NodeSocket
 ) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
     """The whole row at or before `row`, and whether the image has it and the person is there."""
     here = graph.math("FLOOR", row)
@@ -313,7 +290,7 @@ def _presence(
 
 
 def _cloud(
-    graph: _Graph, rows: _Texture, row: bpy.types.NodeSocket
+    graph: Graph, rows: _Texture, row: bpy.types.NodeSocket, wanted: dict[str, bpy.types.NodeSocket]
 ) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
     """The low-poly of the frame as points with a float attribute of visibility, and whether there is anybody at all."""
     here, shown = _presence(graph, rows, row)
@@ -326,10 +303,28 @@ def _cloud(
     points = graph.node(
         "GeometryNodePoints", Count=rows.columns, Position=graph.mix_vector(factor, place_here, place_after)
     ).outputs[0]
-    return graph.store("FLOAT", points, VISIBILITY, graph.mix(factor, seen_here, seen_after)), shown
+    now = graph.mix(factor, seen_here, seen_after)
+    lasting = _lasting(graph, rows, here, index, wanted["Window"])
+    seen = graph.choose("FLOAT", wanted["Mode"], now, lasting, now, now)
+    return graph.store("FLOAT", points, VISIBILITY, seen), shown
 
 
-def _lift(graph: _Graph, cloud: bpy.types.NodeSocket, groups: int) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
+def _lasting(
+    graph: Graph, rows: _Texture, here: bpy.types.NodeSocket, index: bpy.types.NodeSocket, window: bpy.types.NodeSocket
+) -> bpy.types.NodeSocket:
+    """Mean visibility of each low-poly vertex over `window` frames around the row, by `SAMPLES` of them; frames
+    without the person do not count."""
+    total = count = None
+    for step in range(SAMPLES):
+        away = graph.math("MULTIPLY", window, step / (SAMPLES - 1) - 0.5)
+        at, there = _presence(graph, rows, graph.math("ADD", here, graph.math("ROUND", away)))
+        seen = graph.math("MULTIPLY", rows.texel(index, at)[1], there)
+        total = seen if total is None else graph.math("ADD", total, seen)
+        count = there if count is None else graph.math("ADD", count, there)
+    return graph.math("DIVIDE", total, graph.math("MAXIMUM", count, 1.0))
+
+
+def _lift(graph: Graph, cloud: bpy.types.NodeSocket, groups: int) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
     """Position and visibility of every mesh vertex: the sparse affine combination of the cloud's."""
     place = graph.node("GeometryNodeInputPosition").outputs[0]
     seen = graph.attribute("FLOAT", VISIBILITY)
@@ -343,4 +338,4 @@ def _lift(graph: _Graph, cloud: bpy.types.NodeSocket, groups: int) -> tuple[bpy.
             position = vector if position is None else graph.vector("ADD", position, vector)
             visibility = number if visibility is None else graph.math("ADD", visibility, number)
     # A third of the weights are negative: lifted visibility leaves 0..1 a little.
-    return position, graph.node("ShaderNodeClamp", Value=visibility).outputs[0]
+    return position, graph.clamp(visibility)

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+from mathutils import Matrix
 
 from meshpose.body import Body
 from meshpose.errors import InputError
+from meshpose.motion import World
 from meshpose.take import Person, Take
 from meshpose.upsample import Upsampler
 from meshpose.video import ClipInfo, probe
@@ -85,7 +87,8 @@ def build_scene(
         Upsampler.load()
         info = take.clip if clip is None else moved_clip(take.clip, Path(clip))
         people = [take.person(number) for number in take.people]
-        lowpolys = [_in_blender(person.lowpoly()) for person in people]
+        levelled = take.world() is not None
+        lowpolys = [person.lowpoly_world() if levelled else _in_blender(person.lowpoly()) for person in people]
         return _build(take, info, people, lowpolys, folder, frame_start)
 
 
@@ -116,13 +119,11 @@ def _build(
     name = info.path.stem
     collection = bpy.data.collections.new(name)
     scene.collection.children.link(collection)
-    lift = camera_height(lowpolys, people)
-    for positions in lowpolys:
-        positions[..., 2] += lift
+    world = take.world() or _upright(lowpolys, people)
     farthest = max((float(p[..., 1].max()) for p in lowpolys if p.size), default=10.0)
     camera = footage.new_camera(f"{name} camera", take.camera, farthest)
-    camera.location = (0.0, 0.0, lift)
     collection.objects.link(camera)
+    _stand(camera, world, clock)
     if empty:
         _adopt(scene, take, film, camera, clock)
     footage.put_behind(camera, film, scene, start)
@@ -133,12 +134,12 @@ def _build(
     collection[FRAMES] = [int(within[0]), int(within[-1])] if len(within) else [start, start]
     shared = _Shared(name)
     built = [
-        _person(person, positions, clock, shared, collection, lift) for person, positions in zip(people, lowpolys)
+        _person(person, positions, clock, shared, collection, world) for person, positions in zip(people, lowpolys)
     ]
     if empty:
         _look_through_camera(scene)
     unfinished = f"{take.path.name} is not finished: convert {info.path.name} again, and it goes on"
-    notes = [*take.warnings, *film.notes, *([] if take.finished else [unfinished])]
+    notes = [*take.warnings, *world.notes, *film.notes, *([] if take.finished else [unfinished])]
     return BuiltTake(collection, camera, built, notes)
 
 
@@ -180,7 +181,7 @@ def _person(
     clock: _Clock,
     shared: _Shared,
     parent: bpy.types.Collection,
-    lift: float,
+    world: World,
 ) -> BuiltPerson:
     """One person's collection: the aligned mesh, and where there is a fit the armature with the skinned body."""
     name = f"{shared.name} {person.name}"
@@ -193,12 +194,14 @@ def _person(
     first = int(frames[0]) if len(frames) else 1
     playback.add_playback(mesh, shared.tree, image, first)
     collection[PERSON], collection[MESH] = person.id, mesh
-    fit = person.fit()
+    motion = person.motion()
+    fit = person.fit() if motion is None else motion
     if fit is None or not len(fit.frames):
         return BuiltPerson(person.id, collection, mesh, None, None)
     shape = shared.model.shape(fit.phenotype)
     bones = armature.new_armature(f"{name} rig", shared.model, shape, fit.scale, collection)
-    pose = armature.channels(bones, shared.model, shape, fit, footage.TURN, lift)
+    turn, lift = (footage.TURN, float(world.translation[0, 2])) if motion is None else (np.eye(3), 0.0)
+    pose = armature.channels(bones, shared.model, shape, fit, turn, lift)
     keyed, fit_rows = clock.rows(fit.frames)
     armature.animate(bones, shared.model, pose, fit_rows, keyed)
     body = armature.skinned_body(f"{name} body", shared.model, shape, fit.scale, bones, collection)
@@ -229,6 +232,34 @@ def _rows(frames: np.ndarray, positions: np.ndarray, visibility: np.ndarray) -> 
 def _in_blender(points: np.ndarray) -> np.ndarray:
     """Camera frame (..., 3) to Blender's axes, the camera at the origin; float64, metres."""
     return np.asarray(points, np.float64) @ footage.TURN.T
+
+
+def _upright(lowpolys: list[np.ndarray], people: list[Person]) -> World:
+    """Where the motion was not made yet: a level camera above the lowest foot; lifts the people (in place)."""
+    lift = camera_height(lowpolys, people)
+    for positions in lowpolys:
+        positions[..., 2] += lift
+    return World(footage.TURN[None], np.array([[0.0, 0.0, lift]]), np.zeros(1, np.int64))
+
+
+def _stand(camera: bpy.types.Object, world: World, clock: _Clock) -> None:
+    """Put the camera where the world has it; a moving one gets keys on the scene frames that show the clip."""
+    shown = clock.shown >= 0
+    frames, wanted = clock.frames[shown], clock.shown[shown]
+    if world.static or not len(wanted):
+        frames, wanted = frames[:0], np.zeros(1, np.int64)
+    rotation, location = world.at(wanted)
+    # Blender's camera looks along its -z, with y up.
+    turns = [Matrix(turn.tolist()).to_quaternion() for turn in rotation @ np.diag([1.0, -1.0, -1.0])]
+    angles = [turns[0].to_euler("XYZ")]
+    for turn in turns[1:]:
+        angles.append(turn.to_euler("XYZ", angles[-1]))
+    camera.location, camera.rotation_euler = location[0], angles[0]
+    if len(frames):
+        action = compat.Action(camera, camera.name)
+        for axis in range(3):
+            action.curve("location", axis, frames, location[:, axis])
+            action.curve("rotation_euler", axis, frames, np.array([angle[axis] for angle in angles]))
 
 
 def camera_height(lowpolys: list[np.ndarray], people: list[Person]) -> float:

@@ -62,3 +62,32 @@ def test_fitter_poses_as_the_reader_does(shared: Path) -> None:
     found = fit(evidence, body, Prior(data / "pose_prior.npz"))
     error = found["joint_error"][:, :12]
     assert np.mean(error[~np.isnan(error)] < 0.2) > 0.85 and found["accepted"].mean() > 0.5
+
+
+def test_localised_equals_torch_written_out() -> None:
+    """Positions, cross-entropy and gradient of the one operation against the same in plain torch."""
+    import torch
+
+    from training.model import CELLS, STRIDE, target_cells
+    from training.spatial import localised
+
+    torch.manual_seed(3)
+    scores = torch.randn(2, 5, CELLS * CELLS, requires_grad=True)
+    target = torch.rand(2, 5, 2) * 270 - 5  # some lie outside of the crop
+    pull, weight = torch.randn(2, 5, 2), torch.rand(2, 5)
+    positions, entropy = localised(scores.transpose(1, 2), target)
+    ((positions * pull).sum() + (entropy * weight).sum()).backward()
+    found = scores.grad.clone()
+
+    plain = scores.detach().clone().requires_grad_()
+    log = plain.log_softmax(-1)
+    axis = (torch.arange(CELLS) + 0.5) * STRIDE
+    grid = torch.stack([axis.repeat(CELLS), axis.repeat_interleave(CELLS)], -1)
+    cells, shares = target_cells(target)
+    expected = -(log.gather(-1, cells) * shares).sum(-1)
+    ((log.exp() @ grid * pull).sum() + (expected * weight).sum()).backward()
+    assert torch.allclose(positions, log.exp() @ grid, atol=1e-3)
+    assert torch.allclose(entropy, expected, atol=1e-4)
+    assert torch.allclose(found, plain.grad, atol=1e-5)
+    inside = target.clamp(2, 253.9)
+    assert torch.allclose((shares[..., None] * grid[cells]).sum(-2), inside, atol=0.1)

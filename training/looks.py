@@ -160,9 +160,9 @@ class Wardrobe:
         self.skin_quads = np.flatnonzero((quads < 13380).all(1))
         self.eye_quads = np.flatnonzero(((quads >= 14598) & (quads < 14742)).all(1))
 
-    def regions(self, rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
+    def regions(self, rng: np.random.Generator, bare: bool = False) -> list[tuple[np.ndarray, float]]:
         """Random puffed clothes, later ones over earlier ones: (vertices bool (19158,), puff in metres) of the top, the
-        bottom, shoes, hair, hat and gloves. A one-piece has all in the top.
+        bottom, shoes, hair, hat and gloves. A one-piece has all in the top; ``bare`` allows a naked chest.
         """
         none = np.zeros(len(self.arm), bool)
         sleeve = rng.choice([-1.0, 0.02, 0.3, 0.5, 0.97], p=[0.15, 0.12, 0.33, 0.1, 0.3])
@@ -178,7 +178,7 @@ class Wardrobe:
             shoes = self.foot | (self.leg > high)
         if one_piece:
             top, bottom, loose = top | (self.leg < leg), none, loose * 0.4
-        elif rng.random() < 0.1:
+        elif bare and rng.random() < 0.2:
             top = none
         mane = rng.random() < 0.3
         hair = none if rng.random() < 0.08 else self.scalp | self.mane if mane else self.scalp
@@ -259,8 +259,9 @@ class Places:
 
     @staticmethod
     def load(folder: Path) -> Places:
-        """All panoramas of a folder."""
-        return Places([cv2.imread(str(p)) for p in sorted(folder.glob("*.jpg"))])
+        """All panoramas of a folder, and their mirror images."""
+        read = [cv2.imread(str(p)) for p in sorted(folder.glob("*.jpg"))]
+        return Places([*read, *(np.ascontiguousarray(p[:, ::-1]) for p in read)])
 
     def patches(self, rng: np.random.Generator, count: int) -> list[np.ndarray]:
         """Square pieces (64..160 px) to print on clothes and boxes."""
@@ -272,26 +273,25 @@ class Places:
             out.append(p[y : y + n, x : x + n])
         return out
 
-    def view(self, rng: np.random.Generator, turn: np.ndarray, size: int) -> np.ndarray:
-        """A perspective look (size, size, 3) uint8 into a panorama; ``turn`` (3, 3) from y-up axes to the camera."""
-        panorama = self.panoramas[rng.integers(len(self.panoramas))]
+    def view(self, rng: np.random.Generator, turn: np.ndarray, size: int, which: int) -> np.ndarray:
+        """A perspective look (size, size, 3) uint8 into a panorama; ``turn`` (3, 3) from its axes (y up, centre +z,
+        right -x) to the camera's."""
+        panorama = self.panoramas[which]
         half = np.tan(np.radians(rng.uniform(35, 100) / 2))
         g = ((np.arange(size) + 0.5) / size * 2 - 1) * half
         x, y = np.meshgrid(g, g)
         d = np.stack([x, y, np.ones_like(x)], -1) @ turn  # rows times R = R^T applied
         h, w = panorama.shape[:2]
-        u = (np.arctan2(d[..., 0], d[..., 2]) / (2 * np.pi) + rng.random()) % 1 * w
+        u = (0.5 - np.arctan2(d[..., 0], d[..., 2]) / (2 * np.pi)) % 1 * w
         v = (0.5 - np.arctan2(d[..., 1], np.hypot(d[..., 0], d[..., 2])) / np.pi) * h
         out = cv2.remap(
             panorama, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
         )
-        if rng.random() < 0.5:
-            out = out[:, ::-1]
         gain = rng.uniform(0.6, 1.3) * rng.normal(1, 0.06, 3)
         out = np.clip(out * gain, 0, 255).astype(np.uint8)
         # Panoramas of 512 px are soft: some grain and clutter gives them the detail of a photograph.
-        if rng.random() < 0.5:
-            out = clutter(rng, out, int(rng.integers(1, 12)), self)
+        if rng.random() < 0.35:
+            out = clutter(rng, out, int(rng.integers(1, 10)), self)
         return out
 
 
@@ -333,18 +333,18 @@ def clutter(rng: np.random.Generator, picture: np.ndarray, count: int, places: P
 
 
 def paint(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, places: Places | None) -> np.ndarray:
-    """The picture with a shaded colour or a piece of a photograph where the mask (uint8) is."""
-    size = picture.shape[0]
-    if places is not None and rng.random() < 0.5:
-        fill = cv2.resize(places.patches(rng, 1)[0], (size, size)).astype(np.float32)
-    else:
-        fill = random_colour(rng) * (0.7 + 0.3 * noise_picture(rng, size)[..., None])
+    """The picture (uint8 or float32) with a shaded colour or a piece of a photograph where the mask (uint8) is."""
     x, y, w, h = cv2.boundingRect(mask)
     if w == 0 or h == 0:
         return picture
+    if places is not None and rng.random() < 0.6:
+        fill = cv2.resize(places.patches(rng, 1)[0], (w, h)).astype(np.float32)
+    else:
+        fill = random_colour(rng) * (0.7 + 0.3 * cv2.resize(noise_picture(rng, 64), (w, h))[..., None])
+    across = np.linspace(-1, 1, w, dtype=np.float32)[:, None] * np.float32(rng.normal(0, 0.25))
+    fill = fill * (1 + across) * (1 + np.linspace(-1, 1, h, dtype=np.float32)[:, None, None] * rng.normal(0, 0.25))
     out = picture.copy()
     a = mask[y : y + h, x : x + w, None].astype(np.float32) / 255
-    out[y : y + h, x : x + w] = np.clip(
-        out[y : y + h, x : x + w] * (1 - a) + fill[y : y + h, x : x + w] * a, 0, 255
-    ).astype(np.uint8)
+    part = out[y : y + h, x : x + w]
+    out[y : y + h, x : x + w] = np.clip(part * (1 - a) + fill * a, 0, 255).astype(picture.dtype)
     return out

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .model import CELLS, CROP, STRIDE
+from .model import CROP, STRIDE
 
 FAR = 60.0  # px at which a wrong label stops to pull: labels and fits err, an L1 of 200 px would rule the batch
 
@@ -24,23 +24,6 @@ def weighted_mean(value: Tensor, weight: Tensor) -> Tensor:
 def localisation(positions: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """L_V in the picture: (B, R, 2), (B, R, 2), (B, R) -> mean distance in cells."""
     return weighted_mean(saturating((positions - target).square().sum(-1).add(0.25).sqrt()) / STRIDE, weight)
-
-
-def heat_cross_entropy(log: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy of a vertex's spatial distribution (B, R, 4096) with the four cells around its true place.
-
-    The bilinear weights of the four cells have the true place as their mean, so this and the argsoftmax agree.
-    """
-    place = (target / STRIDE - 0.5).clamp(0, CELLS - 1.001)
-    low = place.floor()
-    part, low = place - low, low.long()
-    loss = torch.zeros_like(weight)
-    for dx in (0, 1):
-        for dy in (0, 1):
-            share = (part[..., 0] if dx else 1 - part[..., 0]) * (part[..., 1] if dy else 1 - part[..., 1])
-            cell = (low[..., 1] + dy).clamp(max=CELLS - 1) * CELLS + (low[..., 0] + dx).clamp(max=CELLS - 1)
-            loss = loss - share * log.gather(-1, cell[..., None])[..., 0]
-    return weighted_mean(loss, weight)
 
 
 def barycentric(scores: Tensor, faces: Tensor, bary: Tensor, weight: Tensor) -> Tensor:

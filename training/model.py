@@ -23,7 +23,6 @@ RANGES = ((-1.0, 2.0), (-1.0, 3.0), (-2.0, 2.0))
 """X, Y, Z ranges of the regression in crop sides (C.2.1); the long Y range is for legs below a close-up."""
 
 DENSE = ("fpn4", "down8", "down16", "down32")
-UPSAMPLED = {"down8": 2, "down16": 4, "down32": 8}
 CHANNELS = {"fpn4": 48, "down8": 96, "down16": 192, "down32": 288, "down128": 288}
 
 
@@ -43,11 +42,9 @@ class Fuse(nn.Module):
         self.lateral = nn.ModuleDict({k: nn.Conv2d(CHANNELS[k], hidden, 1) for k in DENSE})
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        total = self.lateral["fpn4"](features["fpn4"])
-        for key, factor in UPSAMPLED.items():
-            total = total + functional.interpolate(
-                self.lateral[key](features[key]), scale_factor=factor, mode="bilinear"
-            )
+        total = self.lateral["down32"](features["down32"])
+        for key in ("down16", "down8", "fpn4"):  # coarse to fine: only one sum is made at 64 x 64
+            total = functional.interpolate(total, scale_factor=2, mode="bilinear") + self.lateral[key](features[key])
         return functional.relu(total)
 
 
@@ -108,6 +105,21 @@ class Regression(nn.Module):
         return torch.stack([axis(h, b) for axis, b in zip(self.axes, base, strict=True)], -1) * CROP, self.visibility(h)
 
 
+def target_cells(target: Tensor) -> tuple[Tensor, Tensor]:
+    """The four cells around points (B, R, 2) crop px, and the bilinear share of each: two (B, R, 4).
+
+    The shares have the point as their mean, so that the cross-entropy with them and the argsoftmax agree.
+    """
+    place = (target / STRIDE - 0.5).clamp(0, CELLS - 1.001)
+    low = place.floor()
+    part, low = place - low, low.long()
+    x, y = part[..., 0], part[..., 1]
+    cell = low[..., 1] * CELLS + low[..., 0]
+    cells = torch.stack([cell, cell + 1, cell + CELLS, cell + CELLS + 1], -1)
+    shares = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], -1)
+    return cells, shares
+
+
 class MeshPoseNet(nn.Module):
     """Encoder, VertexPose (heatmaps, mask) and the regression branch.
 
@@ -156,26 +168,19 @@ class MeshPoseNet(nn.Module):
         }
         return Features(self.fuse(x), x["down128"].flatten(1))
 
-    def heatmaps(self, dense: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(B, 256, 64, 64) -> scores S (B, R, 64, 64) of all vertices or of some rows."""
-        if rows is None:
-            return self.heat(dense)
-        return functional.conv2d(dense, self.heat.weight[rows], self.heat.bias[rows])
-
-    def argsoftmax(self, heat: Tensor) -> tuple[Tensor, Tensor]:
-        """Equation 1.  (B, R, 64, 64) -> positions (B, R, 2) crop px, log probability (B, R, 4096)."""
-        log = heat.flatten(2).float().log_softmax(-1)
-        p = log.exp().unflatten(-1, (CELLS, CELLS))
-        return torch.stack([(p.sum(-2) * self.cells).sum(-1), (p.sum(-1) * self.cells).sum(-1)], -1), log
+    def heatmaps(self, dense: Tensor, rows: Tensor) -> Tensor:
+        """(B, 256, 64, 64) -> scores S (B, 4096, R) of some rows, but for each map's bias, which the softmax over the
+        picture ignores."""
+        cells = dense.permute(0, 2, 3, 1).flatten(1, 2)  # (B, 4096, C); no copy in channels_last
+        return cells @ self.heat.weight[rows, :, 0, 0].T
 
     def scores_at(self, dense: Tensor, points: Tensor) -> Tensor:
-        """Scores s of all vertices at points (B, P, 2) crop px: (B, P, V)."""
-        grid = (points / (CROP / 2) - 1)[:, None]
-        x = functional.grid_sample(dense.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[
-            :, :, 0
-        ]
-        return torch.einsum("bcp,vc->bpv", x, self.heat.weight[:, :, 0, 0].float()) + self.heat.bias.float()
-
+        """Scores s of all vertices at points (B, P, 2) crop px, bilinear: (B, P, V)."""
+        cells, shares = target_cells(points)
+        rows = dense.permute(0, 2, 3, 1).flatten(1, 2)  # (B, 4096, C); no copy in channels_last
+        picked = rows.gather(1, cells.flatten(1)[..., None].expand(-1, -1, rows.shape[-1])).float()
+        x = (picked.unflatten(1, cells.shape[1:]) * shares[..., None]).sum(2)
+        return torch.einsum("bpc,vc->bpv", x, self.heat.weight[:, :, 0, 0].float()) + self.heat.bias.float()
 
     def localise(self, heat: Tensor) -> tuple[Tensor, Tensor]:
         """Equation 1 for all vertices, written for export: scores S (B, V, 64, 64) -> positions (B, V, 2) crop px and

@@ -25,17 +25,21 @@ class Pose:
     """Local joint rotations (21, 3, 3) with the pelvis upright and facing z, and finger rotations (bone -> (3, 3)).
 
     ``bones`` (163, 3, 3), when given, are MakeHuman's own rotations away from rest, used instead of ``local``.
+    ``heading``: degrees about the vertical that the pose was photographed from, None if any side will do.
     """
 
     local: np.ndarray
     fingers: dict[int, np.ndarray]
     bones: np.ndarray | None = None
+    heading: float | None = None
 
 
 class PoseSampler:
-    """Draws poses from ``motion.npz`` (training clips unless ``test``) and ``makehuman/poses.npz``."""
+    """Draws poses from ``motion.npz`` (training clips unless ``test``), ``makehuman/poses.npz`` and, with ``fits``,
+    the accepted fits of training photographs (gymnasts, climbers, people on chairs)."""
 
-    def __init__(self, data: Path, body: SynthBody, test: bool = False) -> None:
+    def __init__(self, data: Path, body: SynthBody, test: bool = False, fits: bool = False) -> None:
+        self.fitted = fitted_poses(data) if fits else np.zeros((0, 21, 3, 3))
         motion = np.load(data / "motion.npz")
         if tuple(str(j) for j in motion["joints"]) != JOINTS:
             raise ValueError(f"{data / 'motion.npz'}: joints are {list(motion['joints'])}; expected {list(JOINTS)}")
@@ -79,8 +83,7 @@ class PoseSampler:
         local = from_quaternion(self.quat[rng.choice(self.frames)])
         if rng.random() < 0.5:
             local = FLIP @ local[list(MIRROR)] @ FLIP
-        front = local[0, :, 2]
-        local[0] = rotation(np.array([0, -np.arctan2(front[0], front[2]), 0])) @ local[0]
+        local[0], _ = without_heading(local[0])
         return local
 
     def free_limbs(self, rng: np.random.Generator, local: np.ndarray) -> np.ndarray:
@@ -109,9 +112,37 @@ class PoseSampler:
         local[AT["spine1"]] = local[AT["spine2"]] = rotation(bend)
         return local
 
+    def fitted_frame(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+        """One person of a photograph (21, 3, 3), mirrored half of the time; the heading (degrees) is taken away."""
+        local = self.fitted[rng.integers(len(self.fitted))].copy()
+        if rng.random() < 0.5:
+            local = FLIP @ local[list(MIRROR)] @ FLIP
+        local[0], heading = without_heading(local[0])
+        return local, heading
+
     def __call__(self, rng: np.random.Generator) -> Pose:
-        """8 % a MakeHuman pose; else a frame, 35 % other legs, 20 % another arm, 20 % free limbs; noise."""
-        if rng.random() < 0.08:
+        """Somebody of a photograph (45 % where there are fits), MakeHuman's poses (5 %), or motion capture; tilted in
+        space 30 % of the time: people fall, lie, climb and turn over."""
+        if len(self.fitted) and rng.random() < 0.45:
+            local, heading = self.fitted_frame(rng)
+            if rng.random() < 0.15:
+                local[LEGS] = self.fitted_frame(rng)[0][LEGS]
+            if rng.random() < 0.15:
+                local[ARMS["L"]] = self.fitted_frame(rng)[0][ARMS["L"]]
+            local = local @ jitter(rng, rng.choice([0.04, 0.1]))
+            return Pose(local, self.fingers(rng), None, heading if rng.random() < 0.6 else None)
+        pose = self.captured(rng)
+        kind = rng.random()
+        if kind < 0.3:
+            turn = rng.normal(0, 1, 3) * [1, 0, 1] * np.radians(40) if kind < 0.2 else rotation_vector(any_turn(rng))
+            if pose.bones is not None:
+                return Pose(pose.local, pose.fingers, rotation(turn) @ pose.bones)
+            pose.local[0] = rotation(turn) @ pose.local[0]
+        return pose
+
+    def captured(self, rng: np.random.Generator) -> Pose:
+        """5 % a MakeHuman pose; else a frame, 35 % other legs, 20 % another arm, 25 % free limbs; noise."""
+        if rng.random() < 0.05:
             bones = self.whole[rng.integers(len(self.whole))]
             if rng.random() < 0.5:
                 bones = self._mirror_bones(bones)
@@ -125,14 +156,9 @@ class PoseSampler:
         for side in "LR":
             if rng.random() < 0.1:
                 local[ARMS[side]] = self.motion_frame(rng)[ARMS[side]]
-        if rng.random() < 0.2:
+        if rng.random() < 0.25:
             local = self.free_limbs(rng, local)
-        noise = rng.normal(0, 1, (21, 3)) * rng.choice([0.03, 0.08, 0.16])
-        noise *= np.minimum(
-            1, 0.44 / np.maximum(np.linalg.norm(noise, axis=1, keepdims=True), 1e-9)
-        )  # at most 25 degrees
-        noise[0] = 0
-        return Pose(local @ rotation(noise), self.fingers(rng))
+        return Pose(local @ jitter(rng, rng.choice([0.03, 0.08, 0.16])), self.fingers(rng))
 
     def _mirror_bones(self, bones: np.ndarray) -> np.ndarray:
         swap = {"L": "R", "R": "L"}
@@ -142,11 +168,52 @@ class PoseSampler:
         return FLIP @ bones[order] @ FLIP
 
 
+def without_heading(pelvis: np.ndarray) -> tuple[np.ndarray, float]:
+    """A pelvis (3, 3) turned about the vertical until it faces z, and the angle taken away, degrees."""
+    front = pelvis[:, 2] if np.hypot(*pelvis[[0, 2], 2]) > 0.3 else pelvis[:, 1]  # lying: the way the head points
+    angle = np.arctan2(front[0], front[2])
+    return rotation(np.array([0, -angle, 0])) @ pelvis, float(np.degrees(angle))
+
+
+def jitter(rng: np.random.Generator, sigma: float) -> np.ndarray:
+    """(21, 3, 3) small turns of every joint but the pelvis, at most 25 degrees."""
+    noise = rng.normal(0, sigma, (21, 3))
+    noise *= np.minimum(1, 0.44 / np.maximum(np.linalg.norm(noise, axis=1, keepdims=True), 1e-9))
+    noise[0] = 0
+    return rotation(noise)
+
+
+def any_turn(rng: np.random.Generator) -> np.ndarray:
+    """A rotation (3, 3) uniform over all."""
+    return from_quaternion(rng.normal(0, 1, 4))
+
+
+def fitted_poses(data: Path) -> np.ndarray:
+    """Accepted fits of the training photographs, (n, 21, 3, 3): pelvis upright as the photograph, then local rotations.
+
+    The fits' order (training.fits) is spine1, spine2, neck, head, then left and right of collar, shoulder, elbow,
+    wrist, hip, knee, ankle; camera axes are turned to y up, z towards the camera.
+    """
+    names = [JOINTS.index(n) for n in ("pelvis", "spine1", "spine2", "neck", "head")]
+    limbs = ("collar", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    names += [JOINTS.index(f"{n}.{s}") for n in limbs for s in "LR"]
+    out = []
+    for file in ("fits_v0.npz", "fits_more.npz"):
+        with np.load(data / file) as z:
+            train = np.array(["val" not in str(s) for s in z["sets"]])
+            r = from_quaternion(z["quat"][z["accepted"] & train[z["set"]]])
+        local = np.tile(np.eye(3), (len(r), 21, 1, 1))
+        local[:, names] = r
+        local[:, 0] = np.diag([1.0, -1.0, -1.0]) @ local[:, 0]
+        out.append(local)
+    return np.concatenate(out)
+
+
 def random_phenotype(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Phenotype (6,) and race shares (3,): both sexes and between, 10 % children, 12 % old, some very heavy."""
+    """Phenotype (6,) and race shares (3,): both sexes and between, 12 % children, 12 % old, a tenth very heavy."""
     gender = rng.choice([rng.uniform(0, 0.25), rng.uniform(0.75, 1), rng.uniform(0, 1)])
     kind = rng.random()
-    age = rng.uniform(0.2, 0.55) if kind < 0.1 else rng.uniform(0.85, 1) if kind < 0.22 else rng.uniform(0.58, 0.85)
+    age = rng.uniform(0.15, 0.55) if kind < 0.12 else rng.uniform(0.85, 1) if kind < 0.24 else rng.uniform(0.58, 0.85)
     muscle, height, proportions = rng.uniform(0.15, 0.9), rng.uniform(0.15, 0.9), rng.uniform(0.15, 0.85)
-    weight = rng.uniform(0.85, 1) if rng.random() < 0.08 else np.clip(rng.normal(0.48, 0.16), 0.1, 0.9)
+    weight = rng.uniform(0.8, 1) if rng.random() < 0.1 else np.clip(rng.normal(0.48, 0.18), 0.05, 0.9)
     return np.array([gender, age, muscle, weight, height, proportions]), rng.dirichlet(np.ones(3))

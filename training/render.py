@@ -31,21 +31,25 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from training import looks
+from training.cameras import View, random_view
+from training.compose import Stage
+from training.light import Exposure, Light
 from training.looks import Cloth, Places, Wardrobe
+from training.photographs import Photographs
 from training.poses import PoseSampler, random_phenotype
-from training.synth_body import Rest, SynthBody, rotation
+from training.synth_body import Rest, SynthBody
 from training.zbuffer import Samples, cover, interpolate, nearest, vertex_normals
 
 SIZE, FINE, SHARD, IUV, MASK = 288, 1.5, 500, 196, 96
 EYES = 7  # last of a body's paints
-TO_CAMERA = np.diag([1.0, -1.0, -1.0])
+HAIR_LAYER = 3  # of Wardrobe.regions
 
 
 @dataclass
@@ -61,25 +65,7 @@ class Mesh:
     paints: list
     alpha: np.ndarray | None = None  # texture with alpha for hair cards
     two_sided: bool = False
-
-
-@dataclass
-class View:
-    """Camera of one picture: turn (3, 3) from the body's axes, offset (3,) m, focal and centre in picture px."""
-
-    turn: np.ndarray
-    offset: np.ndarray
-    focal: float = 1.0
-    centre: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    roll: float = 0.0
-
-    def camera(self, points: np.ndarray) -> np.ndarray:
-        """Body axes (n, 3) m -> camera axes (x right, y down, z away), m."""
-        return points @ self.turn.T.astype(points.dtype) + self.offset.astype(points.dtype)
-
-    def pixels(self, camera: np.ndarray) -> np.ndarray:
-        """Camera points (n, 3) -> picture pixels (n, 2)."""
-        return camera[:, :2] / camera[:, 2:] * self.focal + self.centre
+    folds: np.ndarray | None = None  # (n,) how much cloth creases at each vertex, 0 for skin
 
 
 @dataclass
@@ -120,17 +106,57 @@ class Patterned:
         return self.cloth(rest)
 
 
+class Shadow:
+    """Where a lamp's light does not reach because the low-poly body (v, 3) stands in it; ``towards`` (3,) the lamp."""
+
+    def __init__(self, low: np.ndarray, towards: np.ndarray, faces: np.ndarray, cells: int = 160) -> None:
+        side = np.cross(towards, [0.31, 0.52, 0.79])
+        side /= np.linalg.norm(side)
+        self.towards, self.frame, self.middle = towards, np.stack([side, np.cross(towards, side)]), low.mean(0)
+        self.cells = cells
+        place, height = self._place(low)
+        s = cover(place, height, faces, (cells, cells), True)
+        top = np.zeros(cells * cells, np.float32)
+        np.maximum.at(top, s.pixel, interpolate(height, faces[s.triangle], s.barycentric).astype(np.float32))
+        self.top = top.reshape(cells, cells)
+
+    def _place(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cell (n, 2) and height towards the lamp (n,) above a plane 3 m behind the body."""
+        p = points - self.middle
+        return p @ self.frame.T * (self.cells / 2.6) + self.cells / 2, p @ self.towards + 3.0
+
+    def lit(self, points: np.ndarray) -> np.ndarray:
+        """Share (n,) of the lamp's light at points of the body or its clothes."""
+        place, height = self._place(points)
+        at = np.clip(place.astype(int), 0, self.cells - 1)
+        return np.clip(1.6 - (self.top[at[:, 1], at[:, 0]] - height) / 0.05, 0, 1)
+
+
 class Renderer:
-    """Makes one picture with truth per call. test: the motion's test clips; with_mesh: the whole mesh in the truth."""
+    """Makes one picture with truth per call.
+
+    test: the motion's test clips, nothing from photographs; with_mesh: the whole mesh in the truth; photographs: poses,
+    places and people of the training photographs too (research-only material).
+    """
 
     def __init__(
-        self, data: Path, cache: Path, seed: int, test: bool = False, dressed: float = 0.4, with_mesh: bool = False
+        self,
+        data: Path,
+        cache: Path,
+        seed: int,
+        test: bool = False,
+        dressed: float = 0.5,
+        with_mesh: bool = False,
+        photographs: bool = True,
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.body = SynthBody(data, cache)
-        self.poses = PoseSampler(data, self.body, test)
+        photographs &= not test
+        self.poses = PoseSampler(data, self.body, test, photographs)
         self.wardrobe = Wardrobe(data, self.body)
         self.places = Places.load(data / "environments")
+        self.lights = [Light.of(p) for p in self.places.panoramas]
+        self.stage = Stage(self.places, Photographs.load(data, self.rng) if photographs else None, SIZE)
         self.dressed, self.with_mesh = dressed, with_mesh
         m = self.body.mapping
         quads, quads_uv = m["faces"].astype(int), m["face_uv"].astype(int)
@@ -141,34 +167,8 @@ class Renderer:
         is_eye = np.repeat(np.arange(len(skin) + len(eyes)) >= len(skin), 1)
         self.is_eye = np.concatenate([is_eye, is_eye])
         self.normals = vertex_normals(self.body.template, looks.split_quads(quads[skin])).astype(np.float32)
-        self.people: list[tuple[np.ndarray, np.ndarray]] = []  # earlier persons, to stand beside
 
     # ------------------------------------------------------------------ one person
-    def _view(self, points: np.ndarray, keys: np.ndarray) -> tuple[View, bool]:
-        """A random camera around the posed body. points = low-poly (500, 3), keys (48, 3). Returns (view, cut off)."""
-        rng = self.rng
-        roll = rng.normal(0, 8) if rng.random() < 0.4 else rng.uniform(-180, 180)
-        tilt = np.clip(rng.normal(5, 12), -35, 45) if rng.random() < 0.75 else rng.uniform(-45, 75)
-        heading = rng.uniform(-180, 180)
-        about_z, about_x = rotation(np.radians([0, 0, roll])), rotation(np.radians([-tilt, 0, 0]))
-        turn = about_z @ about_x @ TO_CAMERA @ rotation(np.radians([0, heading, 0]))
-        distance = float(np.exp(rng.uniform(np.log(1.5), np.log(12))))
-        middle = (keys[35] + keys[36]) / 2
-        offset = -turn @ middle + [distance * rng.normal(0, 0.12), distance * rng.normal(0, 0.08), distance]
-        view = View(turn, offset, roll=float(np.radians(roll)))
-        close = view.camera(points)[:, 2].min()
-        if close < 0.45:
-            view.offset = view.offset * (1 + (0.45 - close) / distance)
-        flat = view.pixels(view.camera(points))
-        low, high = flat.min(0), flat.max(0)
-        cut = rng.random() < 0.12
-        size = SIZE * (rng.uniform(1.0, 1.9) if cut else rng.uniform(0.52, 0.9))
-        view.focal = float(size / (high - low).max())
-        at = view.pixels(view.camera(keys))[rng.integers(33, 47)] if cut else view.focal * (low + high) / 2
-        jitter = 0.15 if cut else max(0.0, 0.5 - size / SIZE / 2 - 0.02)
-        view.centre = SIZE / 2 - at + rng.uniform(-jitter, jitter, 2) * SIZE * 0.9
-        return view, cut
-
     def _paints(self, race: np.ndarray, gender: float) -> list:
         """Skin, six cloths (top, bottom, shoes, hair, hat, gloves) and eyes."""
         rng = self.rng
@@ -194,19 +194,31 @@ class Renderer:
         if rng.random() >= self.dressed:
             shape = rest.vertices.copy()
             material = np.where(self.is_eye, EYES, 0)
-            layers = w.regions(rng)
+            layers = w.regions(rng, bare=gender < 0.4)
+            folds = np.zeros(len(shape), np.float32)
+            cards = rng.random() < 0.5  # hair as MakeHuman has it, not as a bulge of the skull
             for i, (chosen, puff) in enumerate(layers):
+                if cards and i == HAIR_LAYER:
+                    continue
+                folds[chosen] = rng.uniform(0, 0.45) if i < HAIR_LAYER else 0.15
                 bumps = 0.6 + 0.4 * np.sin(rest.vertices[chosen] @ rng.normal(0, 18, 3) + rng.uniform(0, 6))
                 shape[chosen] += self.normals[chosen] * (puff * bumps[:, None]).astype(np.float32)
                 on = chosen.astype(np.int8)
                 material[sum(on[self.triangles[:, k]] for k in range(3)) >= 2] = i + 1
             posed = view.camera(body.skin(shape, body.weights, transforms))
-            meshes = [Mesh(posed, self.triangles, rest.vertices, self.uv, self.uv_triangles, material, paints)]
-            if gender > 0.4 and rng.random() < 0.25:
+            meshes = [
+                Mesh(
+                    posed, self.triangles, rest.vertices, self.uv, self.uv_triangles, material, paints, folds=folds
+                )
+            ]
+            if rng.random() < (0.3 if gender > 0.4 else 0.05):  # a skirt, or with the top's cloth a dress or a coat
                 points, triangles, weights = w.skirt(rng, rest)
                 posed = view.camera(body.skin(points, weights, transforms))
                 paint = paints[rng.integers(1, 3)]
                 meshes.append(self._plain_mesh(posed, triangles, points, paint))
+            if cards and rng.random() < 0.92:
+                name = str(rng.choice(looks.HAIR["female" if gender > 0.5 else "male"]))
+                meshes.append(self._garment(name, rest, transforms, view))
             return meshes, False
         names = [str(rng.choice(w.suits["female" if (gender > 0.5) ^ (rng.random() < 0.1) else "male"]))]
         names += [str(rng.choice(looks.SHOES))] if rng.random() < 0.85 else []
@@ -215,14 +227,8 @@ class Renderer:
         hidden = np.zeros(len(rest.vertices), bool)
         meshes = []
         for name in names:
-            g, texture = w.assets[name], w.textures[name]
-            hidden[g.hidden] = True
-            fitted = g.fit(rest)
-            posed = view.camera(body.skin(fitted, g.weights, transforms))
-            paint = self._garment_paint(name, texture)
-            alpha = texture if texture.ndim == 3 and texture.shape[2] == 4 else None
-            material = np.zeros(len(g.triangles), int)
-            meshes.append(Mesh(posed, g.triangles, fitted, g.uv, g.uv_triangles, material, [paint], alpha, True))
+            hidden[w.assets[name].hidden] = True
+            meshes.append(self._garment(name, rest, transforms, view))
         keep = ~hidden[self.triangles].all(1)
         material = np.where(self.is_eye, EYES, 0)[keep]
         posed = view.camera(body.skin(rest.vertices, body.weights, transforms))
@@ -230,6 +236,17 @@ class Renderer:
             Mesh(posed, self.triangles[keep], rest.vertices, self.uv, self.uv_triangles[keep], material, paints)
         )
         return meshes, True
+
+    def _garment(self, name: str, rest: Rest, transforms: np.ndarray, view: View) -> Mesh:
+        """One garment, hair style or pair of shoes on the posed body."""
+        g, texture = self.wardrobe.assets[name], self.wardrobe.textures[name]
+        fitted = g.fit(rest)
+        posed = view.camera(self.body.skin(fitted, g.weights, transforms))
+        paint = self._garment_paint(name, texture)
+        alpha = texture if texture.ndim == 3 and texture.shape[2] == 4 else None
+        material = np.zeros(len(g.triangles), int)
+        folds = np.full(len(fitted), self.rng.uniform(0, 0.35), np.float32)
+        return Mesh(posed, g.triangles, fitted, g.uv, g.uv_triangles, material, [paint], alpha, True, folds)
 
     @staticmethod
     def _plain_mesh(posed: np.ndarray, triangles: np.ndarray, rest: np.ndarray, paint: Patterned) -> Mesh:
@@ -251,13 +268,14 @@ class Renderer:
             texture = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
         return Textured(texture, rng.uniform(0.6, 1.5) * rng.normal(1, 0.12, 3))
 
-    def _draw(self, meshes: list[Mesh], view: View, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Colours (SIZE, SIZE, 3) float32 premultiplied by coverage, and coverage (SIZE, SIZE) 0..1."""
+    def _draw(self, meshes: list[Mesh], view: View, low: np.ndarray, light: Light) -> tuple[np.ndarray, np.ndarray]:
+        """Colours (SIZE, SIZE, 3) float32 premultiplied by coverage, and coverage (SIZE, SIZE) 0..1.
+
+        low (500, 3): the low-poly in camera axes; light in world axes.
+        """
         size = int(SIZE * FINE)
-        light = self.rng.normal(0, 1, 3) + view.turn @ np.array([0, 1.2, 0]) + [0, 0, -0.4]
-        light /= np.linalg.norm(light)
-        ambient = self.rng.uniform(0.35, 0.75)
-        tint = self.rng.normal(1, 0.06, 3) * self.rng.uniform(0.85, 1.3)
+        exposure = Exposure.random(self.rng)
+        shadow = Shadow(low, view.turn @ light.lamp, self.body.lowpoly_faces)
         parts, shades = [], []
         for m in meshes:
             s = cover(view.pixels(m.points) * FINE, 1 / m.points[:, 2], m.triangles, (size, size), m.two_sided)
@@ -265,15 +283,14 @@ class Renderer:
                 uv = interpolate(m.uv, m.uv_triangles[s.triangle], s.barycentric)
                 s = s.keep(np.flatnonzero(looks.look_up(m.alpha, uv)[:, 3] > 100))
             parts.append(s)
-            cosine = vertex_normals(m.points, m.triangles) @ light
-            cosine = np.clip(abs(cosine) if m.two_sided else cosine, 0, 1)
-            shades.append(ambient + (1 - ambient) * cosine * self._unshadowed(m.points, low, light))
+            normals = self._normals(m) @ view.turn  # camera axes -> world
+            shades.append(exposure.shade(light, normals, shadow.lit(m.points)))
         mesh, sample = nearest(parts, size * size)
         colour = np.zeros((size * size, 3), np.float32)
         for i, m in enumerate(meshes):
             pixel = np.flatnonzero(mesh == i)
             if len(pixel):
-                colour[pixel] = self._shade(m, parts[i].keep(sample[pixel]), shades[i]) * tint
+                colour[pixel] = self._shade(m, parts[i].keep(sample[pixel]), shades[i])
         coverage = (mesh >= 0).astype(np.float32).reshape(size, size)
         small = (SIZE, SIZE)
         return (
@@ -281,20 +298,17 @@ class Renderer:
             cv2.resize(coverage, small, interpolation=cv2.INTER_AREA),
         )
 
-    def _unshadowed(self, points: np.ndarray, low: np.ndarray, light: np.ndarray) -> np.ndarray:
-        """Share of the lamp's light (n,) that reaches points: the low-poly body (500, 3) throws the shadows."""
-        side = np.cross(light, [0.31, 0.52, 0.79])
-        side /= np.linalg.norm(side)
-        frame = np.stack([side, np.cross(light, side)])
-        n, middle = 160, low.mean(0)
-        height = (low - middle) @ light + 3.0
-        s = cover((low - middle) @ frame.T * (n / 2.6) + n / 2, height, self.body.lowpoly_faces, (n, n), True)
-        top = np.zeros(n * n, np.float32)
-        over_pixel = interpolate(height, self.body.lowpoly_faces[s.triangle], s.barycentric)
-        np.maximum.at(top, s.pixel, over_pixel.astype(np.float32))
-        at = np.clip(((points - middle) @ frame.T * (n / 2.6) + n / 2).astype(int), 0, n - 1)
-        over = top.reshape(n, n)[at[:, 1], at[:, 0]] - ((points - middle) @ light + 3.0)
-        return np.clip(1.6 - over / 0.05, 0, 1)
+    def _normals(self, m: Mesh) -> np.ndarray:
+        """Unit normals (n, 3) in camera axes, of thin surfaces towards the camera, disturbed where cloth creases."""
+        n = vertex_normals(m.points, m.triangles)
+        if m.two_sided:
+            n = n * -np.sign((n * m.points).sum(1, keepdims=True) + 1e-9)
+        if m.folds is not None and m.folds.any():
+            waves = self.rng.normal(0, 1, (4, 3)) * 2 * np.pi / self.rng.uniform(0.04, 0.2, (4, 1))
+            slope = np.cos(m.rest @ waves.T + self.rng.uniform(0, 6, 4)) * m.folds[:, None]
+            n = n + slope @ (waves / np.linalg.norm(waves, axis=1, keepdims=True))
+            n = n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-6)
+        return n
 
     @staticmethod
     def _shade(m: Mesh, s: Samples, shade: np.ndarray) -> np.ndarray:
@@ -306,7 +320,7 @@ class Renderer:
         for k in np.unique(material):
             at = np.flatnonzero(material == k)
             out[at] = m.paints[k](rest[at], uv[at])
-        return out * interpolate(shade.astype(np.float32), corners, s.barycentric)[:, None]
+        return out * interpolate(shade, corners, s.barycentric)
 
     # ------------------------------------------------------------------ truth
     def _self_hidden(self, points: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, Samples]:
@@ -341,12 +355,14 @@ class Renderer:
         transforms = body.transforms(rest, bones)
         low = body.skin(rest.vertices[body.lowpoly], body.weights[body.lowpoly], transforms)
         keys = body.keypoints(rest, transforms)
-        view, cut = self._view(low, keys)
+        view, cut = random_view(rng, low, keys, rest.vertices[body.lowpoly], SIZE, pose.heading)
         meshes, dressed = self._meshes(rest, transforms, self._paints(race, phenotype[0]), phenotype[0], view)
-        colour, coverage = self._draw(meshes, view, view.camera(low))
+        panorama, heading = int(rng.integers(len(self.lights))), float(rng.uniform(-np.pi, np.pi))
+        person = self._draw(meshes, view, view.camera(low), self.lights[panorama].turned(heading))
+        coverage = person[1]
         in_camera, in_keys = view.camera(low), view.camera(keys)
         xy = view.pixels(in_camera)
-        picture, front = self._compose(colour, coverage, view, xy)
+        picture, front = self.stage(rng, person, view, xy, panorama, heading)
         hidden, surface, samples = self._self_hidden(in_camera, xy)
         visible_person = coverage * (1 - front)
         visibility = self._visibility(xy, hidden, front)
@@ -385,83 +401,6 @@ class Renderer:
         behind = front[cell[:, 1], cell[:, 0]] > 0.5
         return np.where(~inside, 3, np.where(hidden, 0, np.where(behind, 2, 1))).astype(np.uint8)
 
-    # ------------------------------------------------------------------ picture
-    def _compose(
-        self, colour: np.ndarray, coverage: np.ndarray, view: View, xy: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Background, others, person, occluders, camera: (picture uint8, occluders' coverage (SIZE, SIZE) 0..1)."""
-        rng = self.rng
-        place = view.turn @ rotation(np.radians([0, rng.uniform(-180, 180), 0]))
-        back = (
-            self.places.view(rng, place, SIZE)
-            if rng.random() < 0.8
-            else looks.clutter(rng, looks.texture_background(rng, SIZE), int(rng.integers(0, 10)), self.places)
-        )
-        picture = back.astype(np.float32)
-        if self.people and rng.random() < 0.15:
-            other, cover_other = self._somebody(xy)
-            picture = picture * (1 - cover_other[..., None]) + other
-        picture = picture * (1 - coverage[..., None]) + colour
-        front = np.zeros((SIZE, SIZE), np.float32)
-        if rng.random() < 0.24:
-            if self.people and rng.random() < 0.3:
-                other, cover_other = self._somebody(xy)
-                picture, front = picture * (1 - cover_other[..., None]) + other, cover_other
-            for _ in range(int(rng.integers(1, 4)) if not front.any() else 0):
-                shape = self._occluder(xy)
-                solid = np.clip(picture, 0, 255).astype(np.uint8)
-                picture = looks.paint(rng, solid, shape, self.places).astype(np.float32)
-                front = np.maximum(front, shape.astype(np.float32) / 255)
-        self.people = [*self.people[-40:], (colour, coverage)]
-        return self._camera_effects(picture), front
-
-    def _occluder(self, xy: np.ndarray) -> np.ndarray:
-        """Mask (SIZE, SIZE) uint8 of something in front: a shape on the body, or a wall that hides one of its ends."""
-        rng = self.rng
-        span = float(np.ptp(xy, 0).max())
-        if rng.random() < 0.3:
-            angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.4 else np.pi / 2 + rng.normal(0, 0.1)
-            along = np.array([np.cos(angle), np.sin(angle)])
-            reach = np.quantile(xy @ along, rng.uniform(0.5, 0.9))
-            x, y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
-            return ((x * along[0] + y * along[1] > reach) * 255).astype(np.uint8)
-        at = xy[rng.integers(len(xy))] + rng.normal(0, 0.08, 2) * span
-        return looks.polygon(rng, SIZE, at, span * rng.uniform(0.12, 0.4))
-
-    def _somebody(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An earlier person, beside this one: moved at least a third of this one's width away from the middle."""
-        rng = self.rng
-        colour, coverage = self.people[rng.integers(len(self.people))]
-        zoom = rng.uniform(0.5, 1.15)
-        side = rng.choice([-1, 1]) * max(60.0, float(np.ptp(xy[:, 0]))) * rng.uniform(0.4, 0.8)
-        move = xy.mean(0) + [side, rng.normal(0, 25)] - zoom * SIZE / 2
-        matrix = np.array([[zoom, 0, move[0]], [0, zoom, move[1]]], np.float32)
-        if rng.random() < 0.5:
-            matrix = matrix @ np.array([[-1, 0, SIZE], [0, 1, 0], [0, 0, 1]], np.float32)
-        return (
-            cv2.warpAffine(colour, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR),
-            cv2.warpAffine(coverage, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR),
-        )
-
-    def _camera_effects(self, picture: np.ndarray) -> np.ndarray:
-        rng = self.rng
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.0))
-        if rng.random() < 0.15:
-            n = int(SIZE / rng.uniform(1.3, 3))
-            picture = cv2.resize(
-                cv2.resize(picture, (n, n), interpolation=cv2.INTER_AREA), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC
-            )
-        if rng.random() < 0.05:
-            angle, length = rng.uniform(0, np.pi), rng.uniform(3, 9)
-            kernel = np.zeros((11, 11), np.float32)
-            step = np.array([np.cos(angle), np.sin(angle)]) * length / 2
-            a, b = np.round([5 - step, 5 + step]).astype(int).tolist()
-            cv2.line(kernel, a, b, 1.0, 1)
-            picture = cv2.filter2D(picture, -1, kernel / kernel.sum())
-        picture = 255 * np.clip(picture / 255, 0, 1) ** rng.uniform(0.75, 1.3)
-        grain = rng.normal(0, rng.uniform(0.5, 6), (SIZE, SIZE, 1 if rng.random() < 0.5 else 3)).astype(np.float32)
-        return np.clip(picture + grain, 0, 255).astype(np.uint8)
-
 
 def pack(rows: list[Truth], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The arrays of one shard (see the module's text)."""
@@ -498,13 +437,14 @@ def main() -> None:
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--count", type=int, default=6000)
     ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--dressed", type=float, default=0.4, help="share with MakeHuman garments")
+    ap.add_argument("--dressed", type=float, default=0.5, help="share with MakeHuman garments")
     ap.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "meshpose" / "synth_body.npz")
     ap.add_argument("--test", action="store_true", help="poses of the test clips")
+    ap.add_argument("--no-photographs", action="store_true", help="nothing of the research-only photograph sets")
     args = ap.parse_args()
     cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    render = Renderer(args.data, args.cache, args.seed, args.test, args.dressed)
+    render = Renderer(args.data, args.cache, args.seed, args.test, args.dressed, photographs=not args.no_photographs)
     first = len(list(args.out.glob("shard_*.npz")))
     start = time.process_time()
     for k in range(first, first + -(-args.count // SHARD)):

@@ -31,6 +31,7 @@ from .checkpoint import build, load_fitting, read_back
 from .data import LSP_MIRROR, Crops, Draws, photographs, renders
 from .model import CROP, MeshPoseNet
 from .pretrained import HEAVY_STRIDE8
+from .spatial import localised
 
 
 @dataclass
@@ -143,14 +144,14 @@ def step_losses(
         rows = geometry.choose_rows(config.rows)
         heat = net.heatmaps(features.dense, rows)
         mask = net.mask(features.dense)[:, 0]
-    positions, log = net.argsoftmax(heat)
     target, weight = sample["vertices"][:, rows], sample["heat_weight"][:, rows]
+    positions, entropy = localised(heat, target[..., :2])
     place = torch.full((len(geometry.regressor[0]),), -1)
     place[rows] = torch.arange(len(rows))
     corners = geometry.faces[sample["surface_face"]]
     found = torch.einsum("jv,bvd->bjd", geometry.regressor[:, rows], positions)
     return {
-        "heat": losses.heat_cross_entropy(log, target[..., :2], weight),
+        "heat": losses.weighted_mean(entropy, weight),
         "localisation": losses.localisation(positions, target[..., :2], weight),
         "barycentric": losses.barycentric(
             net.scores_at(features.dense, sample["surface_xy"]),

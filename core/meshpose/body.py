@@ -195,7 +195,7 @@ class Body:
         Raises InputError for unknown names, a wrong number of values, or NaN.
         """
         p = _phenotype_vector(phenotype)
-        c: Array = _hat_products(p, self._hat_mask) @ self._projection - self._projection_mean
+        c = self.coefficients(p)
         vertices = self._mean + (c.astype(np.float32) @ self._shapes.reshape(len(c), -1)).reshape(-1, 3)
         heads = self._heads + np.tensordot(c, self._head_shapes, 1)
         u, _, vt = np.linalg.svd(self._orientations + np.tensordot(c, self._orientation_shapes, 1))
@@ -204,6 +204,12 @@ class Body:
         orientations[0] = np.eye(3)
         stature = float(np.ptp(vertices[~self.inner, 2]))
         return Shape(vertices.astype(np.float32), heads.astype(np.float32), orientations.astype(np.float32), p, stature)
+
+    def coefficients(self, phenotype: Mapping[str, float] | npt.ArrayLike | None = None) -> Array:
+        """Strengths (K,) of the kept shapes: vertices, heads and the points of other rigs are linear in them."""
+        p = _phenotype_vector(phenotype)
+        c: Array = _hat_products(p, self._hat_mask) @ self._projection - self._projection_mean
+        return c
 
     def transforms(self, shape: Shape, rotations: npt.ArrayLike, translation: npt.ArrayLike) -> tuple[Array, Array]:
         """Posed bones: linear part (F, J, 3, 3) of the map from rest to pose, and posed heads (F, J, 3), metres.

@@ -173,6 +173,13 @@ class Person:
             frames=np.array([row[0] for row in rows], np.int64),
         )
 
+    def lowpoly_world(self, frames: Frames = None) -> np.ndarray:
+        """(n, V, 3) float32 metres, world frame: the low-poly at the depth of the motion; pixels as in `lowpoly`.
+
+        TakeError where the motion was not made (yet).
+        """
+        return take_motion.lowpoly_world(self, self.frames if frames is None else frames)
+
     def motion(self) -> Motion | None:
         """The finished motion, world frame; None where it was not made (yet)."""
         return take_motion.read_motion(self.take._db, self.id)

@@ -7,12 +7,17 @@ An older Take has none of these tables; its people have no motion then, and it h
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .database import Database, blob, stack
+from .errors import TakeError
 from .motion import Motion, World
+
+if TYPE_CHECKING:
+    from .take import Person
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS motion (person INTEGER PRIMARY KEY, phenotype BLOB NOT NULL, scale REAL NOT NULL);
@@ -95,6 +100,21 @@ def read_motion(database: Database, person: int) -> Motion | None:
         seen=np.array(columns[5], bool),
         metres_per_pixel=np.array([np.nan if v is None else v for v in columns[6]], np.float64),
     )
+
+
+def lowpoly_world(person: Person, frames: Sequence[int] | np.ndarray) -> np.ndarray:
+    """See `Person.lowpoly_world`."""
+    from .camera import place
+
+    take = person.take
+    world = take.world()
+    if world is None:
+        raise TakeError(f"{take.path}: {person.name} has no motion yet; run the conversion to its end")
+    query = "SELECT frame, metres_per_pixel FROM motion_frame WHERE person = ?"
+    moved = dict(take._db.rows(query, (person.id,)))
+    sizes = [moved.get(int(f)) or s for f, s in zip(frames, person.metres_per_pixel(frames), strict=True)]
+    placed = place(person.lowpoly_pixels(frames), np.array(sizes, np.float64), take.camera)
+    return world.points(placed, frames).astype(np.float32)
 
 
 def read_world(database: Database) -> World | None:

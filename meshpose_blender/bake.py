@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an exporter gets to see: a scene of its own with plain copies, taken away afterwards.
+
+A user's rig may be moved by constraints, drivers, layers of actions; his scene holds other things and other frames.  So
+the armature is sampled where it stands, frame by frame in world space, and keyed on a copy without any of that; the
+skinned body is a copy that follows it; the moving mesh is a copy that keeps its number of vertices on every frame
+(programs that read caches want that) and is hidden where nobody is there.
+
+With W the sampled world matrix of a bone, R its rest matrix and p its parent, the copy's channel is
+
+    (R_p^-1 R)^-1 W_p^-1 W          R^-1 W  (no parent)
+
+and all of the object's own movement is in the bones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from meshpose.body import quaternion
+
+from . import compat, playback
+from .armature import continuous
+
+MOVED = 1e-5
+"""Metres (or parts of a scale of 1) that a bone beside the root must move along or grow for keys of its own."""
+UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+"""Blender's axes (z up) to those of FBX and BVH (y up, facing z)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """An armature over a range of frames: frames (F,), names and parents (B,) of its bones (-1: none), world (F, B, 4,
+    4) float64 of their matrices, scale of the object, rest (B, 4, 4)."""
+
+    source: bpy.types.Object
+    frames: np.ndarray
+    names: list[str]
+    parents: list[int]
+    world: np.ndarray
+    scale: float
+
+
+@dataclass
+class Studio:
+    """The exporter's scene.  turn (3, 3): rotation of the data against the objects; size: units to the metre."""
+
+    scene: bpy.types.Scene
+    turn: np.ndarray = field(default_factory=lambda: np.eye(3))
+    size: float = 1.0
+    made: list[bpy.types.ID] = field(default_factory=list)
+
+    def add(self, target: bpy.types.Object) -> None:
+        """Show an object in this scene, and take it away at the end."""
+        self.scene.collection.objects.link(target)
+        self.made.append(target)
+
+    def select(self, target: bpy.types.Object) -> None:
+        """Make it the active and only selected object."""
+        layer = self.scene.view_layers[0]
+        for other in self.scene.objects:
+            other.select_set(other == target, view_layer=layer)
+        layer.objects.active = target
+
+    @property
+    def transform(self) -> Matrix:
+        """Metres in Blender's axes to the data of this scene's objects."""
+        matrix = Matrix.Identity(4)
+        for row in range(3):
+            for column in range(3):
+                matrix[row][column] = self.turn[row, column] * self.size
+        return matrix
+
+
+@contextmanager
+def studio(
+    like: bpy.types.Scene, name: str, frames: Sequence[int], turn: np.ndarray | None = None, size: float = 1.0
+) -> Iterator[Studio]:
+    """An empty scene with the rate of `like`, on `frames` (first, last); it and all that was made for it goes at the
+    end."""
+    leave_modes()
+    scene = bpy.data.scenes.new(name)
+    scene.render.fps, scene.render.fps_base = like.render.fps, like.render.fps_base
+    scene.unit_settings.scale_length = 1.0 / size
+    scene.frame_start, scene.frame_end = int(frames[0]), int(frames[1])
+    room = Studio(scene, np.eye(3) if turn is None else turn, size)
+    window = bpy.context.window
+    before = window.scene if window is not None else None
+    try:
+        if window is not None:
+            window.scene = scene
+            yield room
+        else:
+            with bpy.context.temp_override(scene=scene, view_layer=scene.view_layers[0]):
+                yield room
+    finally:
+        if window is not None:
+            window.scene = before
+        for block in reversed(room.made):
+            bpy.data.batch_remove([block])
+        bpy.data.scenes.remove(scene)
+
+
+def leave_modes() -> None:
+    """Object mode: neither bones nor scenes can be changed from another."""
+    active = bpy.context.view_layer.objects.active
+    if active is not None and active.mode != "OBJECT":
+        bpy.ops.object.mode_set(mode="OBJECT")
+
+
+def sample(source: bpy.types.Object, frames: Sequence[int]) -> Sampled:
+    """The bones of an armature on the frames from the first to the last of `frames`, as they are evaluated."""
+    names, parents = bones_to_keep(source)
+    numbers = np.arange(int(frames[0]), int(frames[1]) + 1)
+    world = np.empty((len(numbers), len(names), 4, 4))
+    with studio(bpy.context.scene, "MeshPose sampling", frames) as room:
+        room.scene.collection.objects.link(source)
+        layer = room.scene.view_layers[0]
+        for i, number in enumerate(numbers):
+            room.scene.frame_set(int(number))
+            posed = source.evaluated_get(layer.depsgraph)
+            bones = posed.pose.bones
+            world[i] = np.array(posed.matrix_world) @ np.array([bones[name].matrix for name in names])
+        scale = float(np.mean(posed.matrix_world.to_scale()))
+        room.scene.collection.objects.unlink(source)
+    return Sampled(source, numbers, names, parents, world, scale)
+
+
+def bones_to_keep(source: bpy.types.Object) -> tuple[list[str], list[int]]:
+    """Names and parents of the bones that an export holds: all, or of a Rigify rig those that carry the skin.
+
+    Rigify hangs its deforming bones on helpers: the parent is then the deforming bone of the helper's name.
+    """
+    bones = source.data.bones
+    if "rig_id" not in source.data:
+        names = [bone.name for bone in bones]
+        return names, [names.index(bone.parent.name) if bone.parent else -1 for bone in bones]
+    names = [bone.name for bone in bones if bone.use_deform]
+    parents = []
+    for name in names:
+        above, found = bones[name].parent, -1
+        while above is not None and found < 0:
+            like = "DEF-" + above.name.removeprefix("ORG-")
+            found = next((names.index(n) for n in (above.name, like) if n in names and n != name), -1)
+            above = above.parent
+        parents.append(found)
+    return names, parents
+
+
+def armature(room: Studio, sampled: Sampled, name: str, first: int) -> bpy.types.Object:
+    """A plain copy of the sampled armature, keyed on consecutive frames from `first` on."""
+    data = sampled.source.data.copy()
+    data.name = name
+    data.animation_data_clear()
+    target = bpy.data.objects.new(name, data)
+    room.made.append(data)
+    room.add(target)
+    room.select(target)
+    data.pose_position = "POSE"
+    for bone in data.bones:
+        bone.use_inherit_rotation, bone.use_local_location, bone.inherit_scale = True, True, "FULL"
+    if len(sampled.names) < len(data.bones):
+        _keep_only(data, sampled.names, sampled.parents)
+    data.transform(room.transform @ Matrix.Scale(sampled.scale, 4))
+    target.matrix_world = Matrix(room.turn.T.tolist()).to_4x4()
+    rest = np.array([data.bones[name].matrix_local for name in sampled.names], np.float64)
+    wanted = np.zeros_like(sampled.world)
+    wanted[..., :3, :3] = room.turn @ sampled.world[..., :3, :3] / sampled.scale
+    wanted[..., :3, 3] = sampled.world[..., :3, 3] @ room.turn.T * room.size
+    wanted[..., 3, 3] = 1.0
+    _key(room, target, sampled, _basis(rest, wanted, sampled.parents), first)
+    return target
+
+
+def _keep_only(data: bpy.types.Armature, names: list[str], parents: list[int]) -> None:
+    """Delete all other bones; new parents (indices, -1: none) where theirs are among them."""
+    bpy.ops.object.mode_set(mode="EDIT")
+    try:
+        for name, parent in zip(names, parents):
+            bone = data.edit_bones[name]
+            bone.use_connect = False
+            bone.parent = data.edit_bones[names[parent]] if parent >= 0 else None
+        for bone in [bone for bone in data.edit_bones if bone.name not in names]:
+            data.edit_bones.remove(bone)
+    finally:
+        bpy.ops.object.mode_set(mode="OBJECT")
+
+
+def _basis(rest: np.ndarray, wanted: np.ndarray, parents: list[int]) -> np.ndarray:
+    """Channel matrices (F, B, 4, 4) that bring bones of rest (B, 4, 4) to wanted (F, B, 4, 4), both armature space."""
+    result = np.empty_like(wanted)
+    for c, p in enumerate(parents):
+        local = rest[c] if p < 0 else np.linalg.inv(rest[p]) @ rest[c]
+        turned = wanted[:, c] if p < 0 else np.linalg.inv(wanted[:, p]) @ wanted[:, c]
+        result[:, c] = np.linalg.inv(local) @ turned
+    return result
+
+
+def _key(room: Studio, target: bpy.types.Object, sampled: Sampled, basis: np.ndarray, first: int) -> None:
+    """Keys on every frame for every bone that turns, moves or grows; bones are looked up by the names given once."""
+    action = compat.Action(target, target.name)
+    room.made.append(action.action)
+    scale = np.linalg.norm(basis[..., :3, :3], axis=-2)
+    turns = continuous(quaternion(basis[..., :3, :3] / np.maximum(scale[..., None, :], 1e-12)))
+    frames = np.arange(len(basis)) + first
+    for c, name in enumerate(sampled.names):
+        bone = target.pose.bones[name]
+        bone.rotation_mode = "QUATERNION"
+        channels = {"rotation_quaternion": turns[:, c]}
+        if sampled.parents[c] < 0 or np.abs(basis[:, c, :3, 3]).max() > MOVED * room.size:
+            channels["location"] = basis[:, c, :3, 3]
+        if np.abs(scale[:, c] - 1).max() > 10 * MOVED:
+            channels["scale"] = scale[:, c]
+        for path, values in channels.items():
+            setattr(bone, path, values[0])
+            for axis in range(values.shape[1]):
+                action.curve(bone.path_from_id(path), axis, frames, values[:, axis], name)
+
+
+def only_turns(sampled: Sampled) -> bool:
+    """Whether bones with a parent turn and do nothing else, as those of a BVH file should."""
+    rest = np.array([sampled.source.data.bones[name].matrix_local for name in sampled.names], np.float64)
+    scaled = sampled.world.copy()
+    scaled[..., :3, 3] /= sampled.scale
+    scaled[..., :3, :3] /= sampled.scale
+    moved = np.abs(_basis(rest, scaled, sampled.parents)[..., :3, 3]).max((0, 2))
+    return not (moved[np.array(sampled.parents) >= 0] > 10 * MOVED).any()
+
+
+def body(room: Studio, source: bpy.types.Object, bones: bpy.types.Object, sampled: Sampled, name: str) -> None:
+    """A copy of the skinned body that follows the copied armature and has no other modifier."""
+    target = source.copy()
+    target.data = source.data.copy()
+    target.name = target.data.name = name
+    room.made.append(target.data)
+    room.add(target)
+    target.animation_data_clear()
+    target.modifiers.clear()
+    target.modifiers.new("Armature", "ARMATURE").object = bones
+    local = sampled.source.matrix_world.inverted() @ source.matrix_world
+    target.data.transform(room.transform @ Matrix.Scale(sampled.scale, 4) @ local)
+    target.parent, target.matrix_parent_inverse, target.matrix_basis = bones, Matrix(), Matrix()
+    _show(room, target)
+
+
+def mesh(room: Studio, source: bpy.types.Object, name: str, frames: Sequence[int]) -> None:
+    """A copy of the moving mesh that has all its vertices on all `frames` (first, last), hidden where it had none."""
+    target = source.copy()
+    target.name = name
+    room.add(target)
+    target.animation_data_clear()
+    _show(room, target)
+    for modifier in target.modifiers:
+        if modifier.type == "NODES" and modifier.node_group is not None:
+            present = _hold(room, modifier, frames)
+            if present is not None and not present.all():
+                action = compat.Action(target, name)
+                room.made.append(action.action)
+                numbers = np.arange(len(present)) + int(frames[0])
+                for path in ("hide_viewport", "hide_render"):
+                    action.curve(path, 0, numbers, (~present).astype(float))
+
+
+def _show(room: Studio, target: bpy.types.Object) -> None:
+    target.hide_viewport = target.hide_render = False
+    target.hide_set(False, view_layer=room.scene.view_layers[0])
+
+
+def _hold(room: Studio, modifier: bpy.types.NodesModifier, frames: Sequence[int]) -> np.ndarray | None:
+    """Give a playback modifier an image with the person on every frame: where nobody is, the nearest pose.
+
+    Returns (F,) bool, on which of the frames the person is there; None where the modifier plays nothing.
+    """
+    image, start = (_input(modifier.node_group, kind) for kind in ("NodeSocketImage", "NodeSocketInt"))
+    played = compat.modifier_input(modifier, image) if image else None
+    if image is None or start is None or not isinstance(played, bpy.types.Image):
+        return None
+    rows = _unpack(played, int(str(compat.modifier_input(modifier, start))))
+    if not rows.present.any():
+        return np.zeros(int(frames[1]) - int(frames[0]) + 1, bool)
+    numbers = np.arange(int(frames[0]), int(frames[1]) + 1)
+    there = np.flatnonzero(rows.present)
+    at = np.clip(np.searchsorted(there, numbers - rows.start), 1, len(there) - 1) if len(there) > 1 else 0 * numbers
+    after = there[at]
+    before = there[np.maximum(at - 1, 0)]
+    wanted = numbers - rows.start
+    nearest = np.where(np.abs(wanted - before) <= np.abs(after - wanted), before, after)
+    held = playback.Rows(int(frames[0]), rows.positions[nearest], rows.visibility[nearest], np.ones(len(numbers), bool))
+    block = playback.pack_rows("MeshPose export", held)
+    room.made.append(block)
+    compat.set_modifier_input(modifier, image, block)
+    compat.set_modifier_input(modifier, start, int(frames[0]))
+    return np.isin(wanted, there)
+
+
+def _input(group: bpy.types.NodeTree, kind: str) -> str | None:
+    """Identifier of a node group's first input of a kind: the image, the scene frame of its first row."""
+    sockets = (item for item in group.interface.items_tree if item.item_type == "SOCKET" and item.in_out == "INPUT")
+    return next((item.identifier for item in sockets if item.socket_type == kind), None)
+
+
+def _unpack(image: bpy.types.Image, start: int) -> playback.Rows:
+    """What `playback.pack_rows` has written into an image."""
+    width, count = image.size
+    pixels = np.empty(count * width * 4, np.float32)
+    image.pixels.foreach_get(pixels)
+    pixels = pixels.reshape(count, width, 4)
+    return playback.Rows(start, pixels[:, :-1, :3], pixels[:, :-1, 3], pixels[:, -1, 0] > 0.5)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pieces of the training photographs for the synthetic pictures: backgrounds without their person, and people cut out.
+
+Research-only material, so everything here is optional (`training.render --no-photographs`); weights trained with it
+must name the sets.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+BAGS = (2, 33, 56)  # ccp classes that are not the body
+
+
+def fill(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The picture (h, w, 3) uint8 with the hole (bool) filled from its surroundings: pull-push over a pyramid
+    (Gortler et al., "The Lumigraph", SIGGRAPH 1996)."""
+    values = picture.astype(np.float32) * ~hole[..., None]
+    levels = [(values, (~hole).astype(np.float32))]
+    while min(levels[-1][1].shape) > 2:
+        v, w = levels[-1]
+        size = (-(-v.shape[1] // 2), -(-v.shape[0] // 2))
+        v, w = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (v, w))
+        levels.append((v, w))
+    v, w = levels.pop()
+    below = v / np.maximum(w, 1e-6)[..., None]
+    while levels:
+        v, w = levels.pop()
+        up = cv2.resize(below, (v.shape[1], v.shape[0]), interpolation=cv2.INTER_LINEAR)
+        share = np.minimum(w, 1)[..., None]
+        below = v + up * (1 - share)
+    # A smooth patch would give the person's place away: grain of the mirrored picture is laid over it.
+    fine = (picture - cv2.GaussianBlur(picture, (0, 0), 5).astype(np.float32)) * ~hole[..., None]
+    for grain in (fine[:, ::-1], np.roll(fine, hole.shape[1] // 3, 1), fine[::-1]):
+        below = below + grain * hole[..., None] * 0.8
+    return np.clip(below, 0, 255).astype(np.uint8)
+
+
+@dataclass
+class Photographs:
+    """places: (picture (h, w, 3) uint8, (x, y) px where its person stood); people: (premultiplied colour (h, w, 3)
+    float32, coverage (h, w) float32) cut out along ccp's label maps."""
+
+    places: list[tuple[np.ndarray, np.ndarray]]
+    people: list[tuple[np.ndarray, np.ndarray]]
+
+    @staticmethod
+    def load(data: Path, rng: np.random.Generator, count: int = 700) -> Photographs:
+        """A random choice of ``count`` pictures of stanford40, lspet and ccp, training splits only."""
+        out = Photographs([], [])
+        out._with_label_maps(data, rng, count // 3)
+        with np.load(data / "teacher.npz") as z:
+            names = [str(s) for s in z["sets"]]
+            teacher = {k: z[k] for k in ("set", "id", "crop", "mask")}
+        for name, share in (("stanford40 train", 0.45), ("lspet train", 0.2)):
+            rows = np.flatnonzero(teacher["set"] == names.index(name))
+            out._with_teacher(data, name, teacher, rng.choice(rows, int(count * share), replace=False))
+        return out
+
+    def _with_label_maps(self, data: Path, rng: np.random.Generator, count: int) -> None:
+        meta = json.loads((data / "ccp" / "train.json").read_text())
+        with zipfile.ZipFile(data / "ccp" / "train.zip") as archive:
+            from PIL import Image
+
+            for k in rng.choice(len(meta["images"]), min(count, len(meta["images"])), replace=False):
+                image = meta["images"][k]
+                picture = cv2.imdecode(np.frombuffer(archive.read(image["file_name"]), np.uint8), cv2.IMREAD_COLOR)
+                classes = np.array(Image.open(io.BytesIO(archive.read(image["mask"]))))
+                body = (classes > 0) & ~np.isin(classes, BAGS)
+                wide = cv2.dilate((classes > 0).astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
+                y, x = np.nonzero(body)
+                if len(x) < 500:
+                    continue
+                self.places.append((fill(picture, wide), np.array([x.mean(), y.mean()])))
+                box = np.s_[y.min() : y.max() + 1, x.min() : x.max() + 1]
+                soft = cv2.GaussianBlur(cv2.erode(body.astype(np.float32), np.ones((3, 3))), (0, 0), 0.8)[box]
+                self.people.append((picture[box] * soft[..., None], soft))
+
+    def _with_teacher(self, data: Path, name: str, teacher: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        folder, split = name.split()
+        meta = json.loads((data / folder / f"{split}.json").read_text())
+        images = {i["id"]: i for i in meta["images"]}
+        image_of = {a["id"]: images[a["image_id"]] for a in meta["annotations"]}
+        archives: dict[str, zipfile.ZipFile] = {}
+        for r in rows:
+            image = image_of[int(teacher["id"][r])]
+            archive = archives.setdefault(image["shard"], zipfile.ZipFile(data / folder / image["shard"]))
+            picture = cv2.imdecode(np.frombuffer(archive.read(image["file_name"]), np.uint8), cv2.IMREAD_COLOR)
+            cx, cy, side, angle = teacher["crop"][r].astype(float)
+            c, s, k = np.cos(angle), np.sin(angle), side / 64
+            to_picture = np.array([[k * c, -k * s, cx - k * 32 * (c - s)], [k * s, k * c, cy - k * 32 * (s + c)]])
+            mask = np.unpackbits(teacher["mask"][r]).reshape(64, 64)
+            hole = cv2.warpAffine(mask, to_picture, picture.shape[1::-1])
+            grow = max(5, int(side * 0.06)) | 1
+            hole = cv2.dilate(hole, np.ones((grow, grow), np.uint8)) > 0
+            if 0.02 < hole.mean() < 0.6:
+                self.places.append((fill(picture, hole), np.array([cx, cy])))
+
+    def background(self, rng: np.random.Generator, at: np.ndarray, span: float, roll: float, size: int) -> np.ndarray:
+        """(size, size, 3) uint8: a place whose own person stood where ours stands (``at`` px, ``span`` px across)."""
+        picture, spot = self.places[rng.integers(len(self.places))]
+        h, w = picture.shape[:2]
+        zoom = max(size / min(h, w) * rng.uniform(0.8, 1.3), span / max(h, w))
+        flip = rng.choice([-1.0, 1.0])
+        c, s = np.cos(roll) * zoom, np.sin(roll) * zoom
+        turn = np.array([[c * flip, -s], [s * flip, c]])
+        move = at + rng.normal(0, 0.06, 2) * size - turn @ spot
+        matrix = np.column_stack([turn, move]).astype(np.float32)
+        mode = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+        return cv2.warpAffine(picture, matrix, (size, size), flags=mode, borderMode=cv2.BORDER_REFLECT_101)
