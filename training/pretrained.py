@@ -219,10 +219,10 @@ class Encoder(nn.Module):
 
 
 def activated(x: Tensor, code: int) -> Tensor:
-    """TFLite's fused activation: 0 none, 1 ReLU, 3 ReLU6."""
+    """TFLite's fused activation: 0 none, 1 ReLU, 3 ReLU6; in place, for x is always a fresh result."""
     if code == 1:
-        return functional.relu(x)
-    return functional.relu6(x) if code == 3 else x
+        return functional.relu_(x)
+    return functional.hardtanh_(x, 0.0, 6.0) if code == 3 else x
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
