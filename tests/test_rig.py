@@ -134,3 +134,19 @@ def test_bad_input_is_one_clear_line(body: Body, change: dict[str, object], mess
     with pytest.raises(InputError, match=message) as error:
         fit_rig(**(given | change), body=body)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+def test_bones_that_were_seen(body: Body) -> None:
+    """Half of the skin is enough; a left arm out of the picture is not seen, its neighbours are."""
+    of_arm = [i for i, n in enumerate(body.bone_names) if n.endswith(".L") and ("arm" in n or "wrist" in n)]
+    arm = np.isin(body.skin_bones[body.lowpoly, 0], of_arm)
+    front = body.template[body.lowpoly][:, 1] < 0
+    seen = rig.bone_visibility(body, np.stack([np.ones(500), front, ~arm, np.zeros(500)]))
+    names = body.bone_names
+    assert seen.shape == (4, len(names)) and (seen[0] == 1).all() and (seen[3] == 0).all()
+    trunk_and_limbs = [i for i, n in enumerate(names) if n.startswith(("spine", "upperleg", "lowerleg", "upperarm"))]
+    assert seen[1, trunk_and_limbs].min() > rig.SEEN
+    assert seen[2, names.index("lowerarm01.L")] < rig.SEEN and seen[2, names.index("lowerarm01.R")] == 1
+    assert seen[2, 0] > 0.9, "the root has no skin: what hangs from it says how it was seen"
+    with pytest.raises(InputError, match="visibility"):
+        rig.bone_visibility(body, np.ones((2, 499)))

@@ -66,6 +66,8 @@ PHENOTYPE_WIDTHS = np.array([0.35, 0.02, 0.25, 0.25, 0.08, 0.25])
 SCALE_WIDTH = 0.3
 SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, HAND_STEPS, CHUNK = 24, 8, 4, 4, 32
 LARGEST_STEP = 0.5  # radians
+SEEN = 0.25  # of `bone_visibility`: a bone below it was not seen
+LEAN = 1.0  # vertices' worth of its parent that a bone counts as its own skin
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,31 @@ class RigFit:
     def stature(self, body: Body) -> float:
         """Metres from sole to crown."""
         return self.scale * body.shape(self.phenotype).stature
+
+
+def bone_visibility(body: Body, visibility: npt.ArrayLike) -> Array:
+    """How well each bone was seen: (F, J) float32, 0 guessed .. 1 seen.
+
+    visibility (F, V) of the low-poly vertices.  Half of a limb faces the camera at most, so a bone is wholly seen where
+    half of its skin is.  A bone with little skin of its own (a toe, an eye) leans on its parent, the root on what hangs
+    from it.  Below SEEN nobody saw how the bone turns.  Raises InputError for another number of vertices.
+    """
+    seen = np.asarray(visibility, np.float64)
+    if seen.ndim != 2 or seen.shape[1] != len(body.lowpoly):
+        raise InputError(
+            f"bones need the visibility (F, {len(body.lowpoly)}) of the low-poly vertices, not {seen.shape}"
+        )
+    skin = np.zeros((len(body.bone_names), len(body.lowpoly)))
+    np.add.at(skin, (body.skin_bones[body.lowpoly].astype(int), np.arange(len(body.lowpoly))[:, None]),
+              body.skin_weights[body.lowpoly])  # fmt: skip
+    children = body.bone_parents == 0
+    own, mass = seen @ skin.T, skin.sum(1)
+    result = np.empty_like(own)
+    result[:, 0] = own[:, children].sum(1) / mass[children].sum()
+    for c in range(1, len(mass)):
+        parent = result[:, body.bone_parents[c]]
+        result[:, c] = (own[:, c] + LEAN * parent) / (mass[c] + LEAN)
+    return np.clip(2 * result, 0, 1).astype(np.float32)
 
 
 def fit_rig(
