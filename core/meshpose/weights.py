@@ -57,9 +57,9 @@ def digest(file: Path) -> str:
 
 
 def write_list() -> dict[str, str]:
-    """Write `sha256.json` for all `.npz` and `.onnx` files of the folder; returns what was written."""
-    files = sorted(p for p in folder().iterdir() if p.suffix in (".npz", ".onnx"))
-    listed = {p.name: digest(p) for p in files}
+    """Write `sha256.json` for all `.npz` and `.onnx` files of the folder and its folders; returns what was written."""
+    files = sorted(p for p in folder().rglob("*") if p.suffix in (".npz", ".onnx"))
+    listed = {p.relative_to(folder()).as_posix(): digest(p) for p in files}
     (folder() / LIST).write_text(json.dumps(listed, indent=1) + "\n")
     return listed
 
