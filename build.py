@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -140,20 +141,28 @@ def module(*arguments: str | Path) -> int:
 
 
 def write_scene(take: Path, blend: Path) -> int:
-    """Take → .blend, by the bpy wheel in `.venv` or by an installed Blender."""
+    """Take → .blend."""
+    try:
+        return call(*scene_command(take, blend))
+    except BuildError as error:
+        raise BuildError(f"{take} is written, but not {blend}: {error}") from error
+
+
+def scene_command(take: str | Path, blend: str | Path) -> tuple[list[str | Path], dict[str, str]]:
+    """Take → .blend, by the bpy wheel in `.venv` or by an installed Blender: the command and its environment."""
     if bpy_fits():
-        return module("meshpose_blender", take, "--out", blend)
+        return [PYTHON, "-m", "meshpose_blender", take, "--out", blend], {}
     blender = shutil.which("blender")
     if blender is None:
         wanted = " or ".join(f"{major}.{minor}" for major, minor in BPY_PYTHONS)
         raise BuildError(
-            f"{take} is written, but not {blend}: no bpy wheel fits Python {platform.python_version()} on "
-            f"{platform.machine()}, and no `blender` is on the PATH; install Blender (4.2 or later) or Python {wanted}"
+            f"no bpy wheel fits Python {platform.python_version()} on {platform.machine()}, and no `blender` is on the "
+            f"PATH; install Blender (4.2 or later) or Python {wanted}"
         )
     options: list[str | Path] = ["-b", "--factory-startup", "--python-use-system-env", "--python-exit-code", "1"]
     path = os.pathsep.join([str(ROOT / "core"), str(ROOT), *map(str, opencv_for_blender())])
     script = ROOT / "meshpose_blender" / "__main__.py"
-    return call([blender, *options, "-P", script, "--", take, "--out", blend], {"PYTHONPATH": path})
+    return [blender, *options, "-P", script, "--", take, "--out", blend], {"PYTHONPATH": path}
 
 
 def opencv_for_blender() -> list[Path]:
@@ -225,6 +234,17 @@ def run(arguments: list[str]) -> int:
     return write_scene(take, take.with_name(f"{take.stem}.blend"))
 
 
+def batch(arguments: list[str]) -> int:
+    """CLIPS... --out DIR [options]  many clips, one process each, a folder and a scene for each of them"""
+    environment("runtime", *(["blender"] if bpy_fits() else []))
+    if {"-h", "--help"} & set(arguments):
+        return module("meshpose", "batch", "--help")
+    command, env = scene_command("{take}", "{folder}/{name}.blend")
+    # shlex takes Windows' backslashes for its own.
+    scene = shlex.join(part.as_posix() if isinstance(part, Path) else part for part in command)
+    return call([PYTHON, "-m", "meshpose", "batch", "--then", scene, *arguments], env)
+
+
 def test(arguments: list[str]) -> int:
     """[--all] [pytest arguments]  ruff, mypy, pytest, the bpy tests; --all adds the slow ones (installs torch)"""
     everything = "--all" in arguments
@@ -273,7 +293,7 @@ def info(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    command.__name__: command for command in (run, test, package, evaluate, bench, info)
+    command.__name__: command for command in (run, batch, test, package, evaluate, bench, info)
 }
 
 

@@ -13,6 +13,7 @@ goes on in its Take.  `ray_batch.py` runs the same tasks on a Ray cluster.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import queue
@@ -108,10 +109,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace, settings: Settings, words: Sequence[str]) -> int:
     """`meshpose batch`: exit code 0 if all clips went well, 1 if some failed.  settings: `words`, checked."""
     watcher = Watcher() if options.quiet else Teller()
-    then = [shlex.split(command) for command in options.then]
-    results = convert_many(
-        options.clips, options.out, options.jobs, options.resume, options.ray, words, then, watcher=watcher
-    )
+    try:
+        then = [shlex.split(command) for command in options.then]
+    except ValueError as error:
+        raise InputError(f"--then {' '.join(options.then)}: {error}") from error
+    try:
+        results = convert_many(
+            options.clips, options.out, options.jobs, options.resume, options.ray, words, then, watcher=watcher
+        )
+    except Cancelled:
+        if not options.quiet:
+            print("cancelled: what is done is kept, --resume goes on", file=sys.stderr)
+        return Cancelled.exit_code
     failed = sum(result.status != "ok" for result in results)
     if not options.quiet:
         count = "1 clip" if len(results) == 1 else f"{len(results)} clips"
@@ -164,11 +173,11 @@ class _Book:
         results, memory = folder / RESULTS, folder / MEMORY
         if not resume and (results.exists() or memory.exists()):
             raise InputError(f"{folder}: an earlier batch was here; --resume goes on with it, or choose another --out")
-        known: dict[str, Any] = {}
-        with suppress(FileNotFoundError, ValueError):  # a damaged one: the folders' own Takes say whose they are
-            known = json.loads(memory.read_text("utf-8"))
-        places = {str(clip): str(name) for clip, name in dict(known.get("folders", {})).items()}
-        lines = _read_results(results)
+        with _readable(folder):
+            known = _read_memory(memory)
+            lines = _read_results(results)
+        # A name that leads out of the folder was not written by us.
+        places = {str(clip): str(name) for clip, name in known["folders"].items() if name == Path(str(name)).name}
         # With other options the finished Takes have to be brought up to date; that does not cost much.
         same = known.get("words") == list(words)
         done = {line.clip: line for line in lines if same and line.status == "ok" and _all_there(line.outputs)}
@@ -213,13 +222,24 @@ def _json(result: Result) -> str:
     return json.dumps(asdict(result)) + "\n"
 
 
+def _read_memory(path: Path) -> dict[str, Any]:
+    """`words` and `folders` of an earlier batch.json; of a damaged one nothing: the Takes say whose folders they are."""
+    with suppress(FileNotFoundError, ValueError):
+        known = json.loads(path.read_text("utf-8"))
+        if isinstance(known, dict) and isinstance(known.get("folders"), dict):
+            return known
+    return {"words": None, "folders": {}}
+
+
 def _read_results(path: Path) -> list[Result]:
-    """Lines of an earlier results.jsonl; the last may have been cut by a kill."""
+    """Lines of an earlier results.jsonl; the last may have been cut by a kill, others written by hand."""
     results = []
     with suppress(FileNotFoundError):
         for line in path.read_text("utf-8", "replace").splitlines():
             with suppress(ValueError, TypeError):
-                results.append(Result(**json.loads(line)))
+                result = Result(**json.loads(line))
+                result.outputs[:] = map(os.fspath, result.outputs)
+                results.append(result)
     return results
 
 
@@ -272,6 +292,14 @@ def _words(settings: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{folder}: what an earlier batch left cannot be read ({error})") from error
+
+
+@contextmanager
 def _writable(folder: Path) -> Iterator[None]:
     try:
         yield
@@ -297,12 +325,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):  # a file system without locks, say
+                raise OutputError(f"{folder}: it cannot be locked ({error.strerror}); choose another --out") from error
             raise OutputError(f"{folder}: another batch is at work there; wait for it, or stop it") from error
-        try:
-            yield
-        finally:
-            if os.name != "nt":  # Windows does not delete an open file
-                (folder / LOCK).unlink(missing_ok=True)
+        yield  # the file stays: taken away, it could be locked by one batch and made anew by another
 
 
 # -- all of them, here -------------------------------------------------------------------------------------------------
@@ -405,7 +431,8 @@ class Teller(Watcher):
         self.failed += result.status != "ok"
         people = "1 person" if result.people == 1 else f"{result.people or 'no'} people"
         line = result.error or f"{result.frames} frames, {people}, {result.seconds:.1f} s"
-        text = f"{'ok    ' if result.status == 'ok' else 'FAILED'} {result.clip}: {line}"
+        clip = " ".join(result.clip.split())  # a name may hold a line break
+        text = f"{'ok    ' if result.status == 'ok' else 'FAILED'} {clip}: {line}"
         with self._lock:
             if self._bar is not None:
                 self._bar.write(text, file=sys.stdout)

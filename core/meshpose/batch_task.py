@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -64,9 +65,15 @@ Report = Callable[[str, float], None]
 """Called with a clip and how much of it is done, 0 to 1."""
 
 
-
 def run_task(task: Task, report: Report, cancelled: threading.Event) -> Result | None:
     """Run one clip's process to its end and then the commands for its Take; None when it was stopped."""
+    try:
+        return _run_task(task, report, cancelled)
+    except Exception as error:  # noqa: BLE001 - a fault of ours ends this clip, not the other ones' night
+        return Result(task.clip, "failed", f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _run_task(task: Task, report: Report, cancelled: threading.Event) -> Result | None:
     started, folder = time.monotonic(), Path(task.folder)
     path = take_path(task.clip, folder)
     error: str | None = None
@@ -95,9 +102,7 @@ def run_task(task: Task, report: Report, cancelled: threading.Event) -> Result |
 
 
 def _put_in(word: str, names: Mapping[str, str]) -> str:
-    for name, value in names.items():
-        word = word.replace(name, value)
-    return word
+    return re.sub("|".join(map(re.escape, names)), lambda found: names[found.group()], word)
 
 
 def _counts(path: Path) -> tuple[int, int, str | None]:
@@ -225,7 +230,16 @@ def _wait(process: subprocess.Popen[str], cancelled: threading.Event) -> None:
             if os.name != "nt":
                 process.terminate()
         elif asked is not None and time.monotonic() - asked > KILL_AFTER:
-            process.kill()
+            _kill(process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process and those that it has started (they are a session of their own)."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 class _Log:
