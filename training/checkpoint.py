@@ -38,6 +38,7 @@ def load_fitting(net: MeshPoseNet, state: dict[str, Tensor]) -> None:
     """Load a state; the regression and score branches, solved by `training.lift`, may be missing or of another size."""
     own = net.state_dict()
     later = ("regression.", "score.")
+    state = {k: v for k, v in state.items() if not k.startswith("auxiliary.")}  # of older checkpoints
     kept = {k: v for k, v in state.items() if not k.startswith(later) or (k in own and own[k].shape == v.shape)}
     missing, unexpected = net.load_state_dict(kept, strict=False)
     wrong = [k for k in (*missing, *unexpected) if not k.startswith(later)]
@@ -49,7 +50,7 @@ def read_back(net: MeshPoseNet, file: Path) -> None:
     """Set a network (in place) to the weights of an exported file, so that a training can go on from a shipped one.
 
     The exporter keeps the parameters' names, except for the features' mean and scale, which it folds into nameless
-    constants of shape (C, 1, 1), in the order of use.  `auxiliary`, which is never exported, stays as it is.
+    constants of shape (C, 1, 1), in the order of use.
     """
     stored = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in onnx.load(str(file)).graph.initializer}
     tensors = {k.removesuffix("/half"): torch.from_numpy(v.copy()) for k, v in stored.items()}
@@ -58,7 +59,7 @@ def read_back(net: MeshPoseNet, file: Path) -> None:
     nameless = sorted(folded, key=lambda k: int(k.split("_")[-1]))
     wanted = [f"{what}_{key}" for key in CHANNELS for what in ("mean", "scale")]
     state |= {name: tensors[k][:, 0, 0] for name, k in zip(wanted, nameless, strict=True)}
-    missing, unexpected = net.load_state_dict(state, strict=False)
-    lost = [k for k in (*missing, *unexpected) if not k.startswith("auxiliary.")]
-    if lost:
-        raise ValueError(f"{file}: is no export of this network: {', '.join(lost[:5])}")
+    try:
+        load_fitting(net, state)
+    except ValueError as error:
+        raise ValueError(f"{file}: is no export of this network: {error}") from error

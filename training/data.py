@@ -154,21 +154,28 @@ def renders(folder: Path, limit: int | None = None) -> list[Person]:
     return out[:limit]
 
 
+def own_crop(person: Person, size: tuple[int, int]) -> Crop | None:
+    """The crop that tracking would come to on a picture of this size (w, h); None where hips or neck are unknown."""
+    hips, neck = person.joints[[2, 3]], person.joints[12]
+    if not hips[:, 2].any() or not neck[2] > 0:
+        return None
+    centre = hips[hips[:, 2] > 0, :2].mean(0)
+    if person.vertices is not None:
+        inside = np.all((person.vertices[:, :2] > 0) & (person.vertices[:, :2] < size), axis=1)
+        return Crop.from_body(person.vertices, inside.astype(float), centre, neck[:2])
+    points = person.joints[person.joints[:, 2] > 0, :2]
+    radius = 1.12 * float(np.linalg.norm(points - centre, axis=1).max())
+    up = neck[:2] - centre
+    turn = float(np.arctan2(up[0], -up[1])) if np.linalg.norm(up) > 1 else 0.0
+    return Crop(float(centre[0]), float(centre[1]), 2.5 * radius, turn)
+
+
 def draw_crop(person: Person, rng: np.random.Generator, size: tuple[int, int], tracked: float = 0.6) -> Crop:
     """A crop as tracking (a share `tracked` of them) or a box would give it, with their errors."""
-    hips, neck = person.joints[[2, 3]], person.joints[12]
-    known = hips[:, 2].any() and neck[2] > 0
-    centre = hips[hips[:, 2] > 0, :2].mean(0) if known else person.box[:2] + person.box[2:] / 2
-    up = neck[:2] - centre if known else np.array([0.0, -1.0])
-    turn = float(np.arctan2(up[0], -up[1])) if np.linalg.norm(up) > 1 else 0.0
-    if known and rng.random() < tracked:
-        if person.vertices is not None:
-            inside = np.all((person.vertices[:, :2] > 0) & (person.vertices[:, :2] < size), axis=1)
-            crop = Crop.from_body(person.vertices, inside.astype(float), centre, neck[:2])
-        else:
-            points = person.joints[person.joints[:, 2] > 0, :2]
-            radius = 1.12 * float(np.linalg.norm(points - centre, axis=1).max())
-            crop = Crop(float(centre[0]), float(centre[1]), 2.5 * radius, turn)
+    own = own_crop(person, size)
+    turn = own.angle if own is not None else 0.0
+    if own is not None and rng.random() < tracked:
+        crop = own
         angle, scale, shift = rng.normal(0, 0.14), rng.normal(0, 0.09), rng.normal(0, 0.025, 2)
     else:
         right_angle = np.round(turn / (np.pi / 2)) * np.pi / 2 if rng.random() < 0.85 else rng.integers(4) * np.pi / 2

@@ -77,26 +77,31 @@ class Bins(nn.Module):
 class Regression(nn.Module):
     """X, Y, Z of every vertex, seen or not, and its visibility (C.2.1, equations 8 to 11).
 
-    `reduce` brings the features to a small code (a body has far fewer degrees of freedom than coordinates), `block`
-    corrects it, the bins spread it over the vertices.  X and Y correct the heatmaps' own answer: where nothing better
-    is known, a hidden vertex stays where its heatmap has it.
+    `reduce` brings the features to a small code (a body has far fewer degrees of freedom than coordinates), residual
+    `blocks` correct it, the bins spread it over the vertices.  X and Y correct the heatmaps' own answer: where nothing
+    better is known, a hidden vertex stays where its heatmap has it.
     """
 
-    def __init__(self, inputs: int, vertices: int, code: int = 256, hidden: int = 512) -> None:
+    def __init__(self, inputs: int, vertices: int, code: int = 384, hidden: int = 768, blocks: int = 2) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
         self.reduce = nn.Linear(inputs, code)
-        self.block = nn.Sequential(nn.Linear(code, hidden), nn.ReLU(), nn.Linear(hidden, code))
-        nn.init.zeros_(self.block[2].weight)
-        nn.init.zeros_(self.block[2].bias)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Linear(code, hidden), nn.ReLU(), nn.Linear(hidden, code)) for _ in range(blocks)
+        )
+        for block in self.blocks:
+            nn.init.zeros_(block[3].weight)
+            nn.init.zeros_(block[3].bias)
         self.axes = nn.ModuleList(Bins(code, vertices, low, high) for low, high in RANGES)
         self.visibility = nn.Linear(code, vertices)
 
     def code(self, x: Tensor) -> Tensor:
         """(B, inputs) -> (B, code)."""
         h = self.reduce((x - self.mean) * self.scale)
-        return h + self.block(h)
+        for block in self.blocks:
+            h = h + block(h)
+        return h
 
     def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, inputs), positions (B, V, 2) crop px -> vertices (B, V, 3) in crop px, visibility logits (B, V)."""
@@ -124,8 +129,7 @@ class MeshPoseNet(nn.Module):
     """Encoder, VertexPose (heatmaps, mask) and the regression branch.
 
     The regression reads the encoder's summary and the heatmaps' own answer (positions and peaks), as a lifting network
-    does; `auxiliary`, a linear map of the summary alone, only exists in training: it keeps the deepest stage in step
-    with an encoder that is being fine-tuned.
+    does.
     """
 
     def __init__(self, encoder: Encoder, vertices: int = 500, hidden: int = 256) -> None:
@@ -135,7 +139,6 @@ class MeshPoseNet(nn.Module):
         self.heat = nn.Conv2d(hidden, vertices, 1)
         self.mask = nn.Conv2d(hidden, 1, 1)
         self.summary_size = 4 * CHANNELS["down128"]
-        self.auxiliary = nn.Linear(self.summary_size, 4 * vertices)
         self.regression = Regression(self.summary_size + 3 * vertices, vertices)
         self.score = nn.Linear(self.summary_size + vertices, 1)
         for key, count in CHANNELS.items():

@@ -62,3 +62,16 @@ def localised(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     cells, shares = target_cells(target)
     positions, entropy = _Localised.apply(scores, cells.transpose(1, 2), shares.transpose(1, 2))
     return positions, entropy
+
+
+def peaks_of(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (B, 4096, R) -> argsoftmax (B, R, 2) crop px and the logarithm of each map's peak (B, R), float32; as
+    `MeshPoseNet.localise`, a picture at a time, without a gradient."""
+    axis = (torch.arange(CELLS, dtype=torch.float32, device=scores.device) + 0.5) * STRIDE
+    grid = torch.stack([axis.repeat(CELLS), axis.repeat_interleave(CELLS)])
+    places, peaks = [], []
+    for score in scores:
+        p = score.float().softmax(0)
+        places.append((grid @ p).T)
+        peaks.append(p.amax(0).clamp(min=1e-6).log())
+    return torch.stack(places), torch.stack(peaks)

@@ -5,8 +5,8 @@
 
 Frozen encoder first (a random head destroys it within a minute), then the encoder's 1x1 weights with a rate that
 follows each tensor's RMS (batch norm is folded in: the RMS runs from 0.0025 to 323 and one rate fits none).
-`RUN/last.pt` holds everything needed to go on; the same command goes on.  The regression branch is solved afterwards by
-`training.lift`.
+`RUN/last.pt` holds everything needed to go on; the same command goes on.  The regression branch is begun by
+`training.lift`, trained on here, and finished by `training.lift --go-on`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from torch.utils.data import DataLoader
 from meshpose.body import Body
 
 from . import losses
+from .branch import Replay, Store, Views, branch_loss, edges_of
 from .checkpoint import build, load_fitting, read_back
 from .data import LSP_MIRROR, Crops, Draws, photographs, renders
-from .model import CROP, MeshPoseNet
+from .model import Features, MeshPoseNet
 from .pretrained import HEAVY_STRIDE8
-from .spatial import localised
+from .spatial import localised, peaks_of
 
 
 @dataclass
@@ -57,10 +58,15 @@ class Config:
     consistency: float = 0.3
     joint: float = 1.0
     mask: float = 0.5
-    auxiliary: float = 0.5
-    auxiliary_to_encoder: float = 0.1
+    regression: float = 0.25
+    summary_gradient: float = 0.2  # part of the regression's gradient that reaches the encoder
+    replayed: int = 80  # crops seen before, in every step of the regression
+    views: int = 64  # bodies without pictures, in every step of the regression
+    regression_rate: float = 3e-4
 
 
+REPLAY = 4000
+"""Crops whose features are kept for the regression."""
 SHARES = {"render": 0.45, "lspet train": 0.2, "lspet more": 0.15, "ccp train": 0.06, "stanford40 train": 0.14}
 
 
@@ -81,6 +87,17 @@ class Geometry:
         dense = body.joints(unit, "lsp14")[..., 0].T.astype(np.float64)
         self.regressor = torch.from_numpy(thinned(dense, meshes.astype(np.float64)).astype(np.float32))
         self.carriers = torch.nonzero(self.regressor.abs().amax(0) > 1e-3)[:, 0]
+        self.edges = edges_of(self.faces)
+        self.replay = Replay(REPLAY)
+        self.bodies: Tensor | None = None
+        self.views: Views | None = None
+
+    def renew_views(self, summary: int) -> None:
+        """Views whose noise is that of the crops seen last."""
+        store = self.replay.store
+        if self.bodies is not None and store is not None:
+            last = store.rows(torch.arange(self.replay.count))
+            self.views = Views(self.bodies, last, last.inputs[:, :summary].mean(0, keepdim=True), self.mirror)
 
     def choose_rows(self, count: int) -> Tensor:
         """The joints' vertices and those of random faces, `count` in all (or all, when the joints need more)."""
@@ -144,6 +161,7 @@ def step_losses(
         rows = geometry.choose_rows(config.rows)
         heat = net.heatmaps(features.dense, rows)
         mask = net.mask(features.dense)[:, 0]
+    branch = branch_losses(net, features, sample, geometry, config) if config.regression else torch.zeros(())
     target, weight = sample["vertices"][:, rows], sample["heat_weight"][:, rows]
     positions, entropy = localised(heat, target[..., :2])
     place = torch.full((len(geometry.regressor[0]),), -1)
@@ -164,19 +182,32 @@ def step_losses(
         ),
         "joint": losses.joints(found, sample["joints"], torch.from_numpy(LSP_MIRROR)),
         "mask": losses.mask(mask.float(), sample["mask"], sample["has"]),
-        "auxiliary": auxiliary_loss(net, features.summary.float(), sample, config),
+        "regression": branch,
     }
 
 
-def auxiliary_loss(net: MeshPoseNet, summary: Tensor, sample: dict[str, Tensor], config: Config) -> Tensor:
-    """Vertices and visibility from the deepest stage alone; only a part of its gradient reaches the encoder."""
-    held = summary.detach() + (summary - summary.detach()) * config.auxiliary_to_encoder
-    out = net.auxiliary(held).unflatten(-1, (4, -1))
-    vertices, weight = out[:, :3].transpose(1, 2) * CROP, sample["regression_weight"]
-    plane = (vertices - sample["vertices"])[..., :2].abs().clamp(max=200).mean(-1)
-    depth = (vertices - sample["vertices"])[..., 2].abs().clamp(max=200) * sample["depth_weight"]
-    place = losses.weighted_mean(plane + depth, weight) / 16
-    return place + losses.visibility(out[:, 3], sample["visible"], sample["visible_weight"])
+def branch_losses(
+    net: MeshPoseNet, features: Features, sample: dict[str, Tensor], geometry: Geometry, config: Config
+) -> Tensor:
+    """The regression branch on this batch, on crops seen before, and on bodies without pictures.
+
+    The heatmaps' answer comes without a gradient, the encoder's summary with a part of it.
+    """
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        positions, peaks = peaks_of(net.heatmaps(features.dense, torch.arange(len(geometry.mirror))))
+    summary = features.summary.float()
+    held = summary.detach() + (summary - summary.detach()) * config.summary_gradient
+    fresh = Store.of(net.lifting_inputs(held, positions, peaks), sample)
+    parts = [fresh]
+    if (before := geometry.replay.draw(config.replayed)) is not None:
+        parts.append(before)
+        if config.views and geometry.replay.next < config.batch:  # the noise of the views keeps up with the heatmaps
+            geometry.renew_views(net.summary_size)
+        if geometry.views is not None:
+            parts.append(geometry.views.draw(config.views))
+    geometry.replay.add(fresh)
+    loss = branch_loss(net, Store.together(parts), geometry.faces, geometry.edges, geometry.regressor)
+    return loss
 
 
 class Trainer:
@@ -186,17 +217,15 @@ class Trainer:
         self.net, self.config, self.out = net.to(memory_format=torch.channels_last), config, out
         self.minutes, self.steps, self.norm = 0.0, 0, 0.0
         head = [p for n, p in net.named_parameters() if not n.startswith(("encoder.", "regression.", "score."))]
+        self.branch = list(net.regression.parameters())
         net.encoder.freeze_until(HEAVY_STRIDE8)
         names = set(net.encoder.trainable())
         self.encoder = [p for n, p in net.encoder.weights.items() if n in names]
         for parameter in net.encoder.parameters():
             parameter.requires_grad_(False)
         self.head = head
-        auxiliary = [p for n, p in net.named_parameters() if n.startswith("auxiliary.")]
-        rest = [p for p in head if not any(p is a for a in auxiliary)]
-        self.head_optimiser = torch.optim.Adam(
-            [{"params": rest}, {"params": auxiliary, "factor": 0.05}], config.head_rate, betas=(0.9, 0.98)
-        )
+        self.head_optimiser = torch.optim.Adam(head, config.head_rate, betas=(0.9, 0.98))
+        self.branch_optimiser = torch.optim.AdamW(self.branch, config.regression_rate, weight_decay=1e-3)
         groups = [{"params": [p], "rms": float(p.detach().square().mean().sqrt())} for p in self.encoder]
         self.encoder_optimiser = torch.optim.Adam(groups, 1.0, betas=(0.9, 0.98))
         self.averaged = {n: p.detach().clone() for n, p in net.named_parameters()}
@@ -216,7 +245,9 @@ class Trainer:
             rate = c.head_rate_tuned * fall
             encoder = c.encoder_rate * fall * min(1.0, (m - c.head_minutes) / c.ramp_minutes)
         for group in self.head_optimiser.param_groups:
-            group["lr"] = rate * group.get("factor", 1.0)
+            group["lr"] = rate
+        for group in self.branch_optimiser.param_groups:
+            group["lr"] = c.regression_rate * min(1.0, rate / c.head_rate_tuned)
         for group in self.encoder_optimiser.param_groups:
             group["lr"] = encoder * group["rms"]
 
@@ -230,7 +261,9 @@ class Trainer:
         self.net.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.head, 5.0)
+        nn.utils.clip_grad_norm_(self.branch, 20.0 * self.config.regression)
         self.head_optimiser.step()
+        self.branch_optimiser.step()
         if not frozen:
             norm = float(nn.utils.clip_grad_norm_(self.encoder, max(2 * self.norm, 1e-6) if self.norm else 1e9))
             self.norm = norm if not self.norm else 0.98 * self.norm + 0.02 * min(norm, 3 * self.norm)
@@ -252,6 +285,7 @@ class Trainer:
             "averaged": self.averaged,
             "head_optimiser": self.head_optimiser.state_dict(),
             "encoder_optimiser": self.encoder_optimiser.state_dict(),
+            "branch_optimiser": self.branch_optimiser.state_dict(),
             "minutes": self.minutes,
             "steps": self.steps,
             "norm": self.norm,
@@ -265,9 +299,11 @@ class Trainer:
     def load(self, file: Path) -> None:
         state = torch.load(file, weights_only=False)
         load_fitting(self.net, state["net"])
+        self.averaged = {n: p.detach().clone() for n, p in self.net.named_parameters()}
         self.averaged |= {k: v for k, v in state["averaged"].items() if self.averaged[k].shape == v.shape}
-        self.head_optimiser.load_state_dict(state["head_optimiser"])
-        self.encoder_optimiser.load_state_dict(state["encoder_optimiser"])
+        for name in ("head_optimiser", "branch_optimiser", "encoder_optimiser"):
+            if name in state:  # the branch's is not there after training.lift
+                getattr(self, name).load_state_dict(state[name])
         self.minutes, self.steps, self.norm = state["minutes"], state["steps"], state["norm"]
 
 
@@ -275,14 +311,18 @@ def cosine(part: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(max(part, 0.0), 1.0))
 
 
-def train(config: Config, people: list, models: Path, out: Path, start: Path | None = None) -> None:
-    """Train until `config.minutes`; `start`, an exported file, gives the first weights of a new run."""
+def train(
+    config: Config, people: list, models: Path, out: Path, start: Path | None = None, bodies: Tensor | None = None
+) -> None:
+    """Train until `config.minutes`; `start`, an exported file, gives the first weights of a new run; `bodies`: see
+    `branch.Views`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     geometry = Geometry(
         np.stack([p.vertices for p in people if p.vertices is not None and p.source != "render"][:1500])
     )
+    geometry.bodies = bodies
     net = build(models)
     if start is not None:
         read_back(net, start)
@@ -325,16 +365,18 @@ def main() -> None:
         "--models", type=Path, required=True, help="where the encoder's TFLite file is, or is fetched to"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: last.pt, log.jsonl")
+    parser.add_argument("--bodies", type=Path, help="posed bodies that training.lift has made (a .npy)")
     parser.add_argument("--start", type=Path, help="an exported ONNX file to go on from, in a new run")
     for name, default in asdict(Config()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     a = vars(parser.parse_args())
-    paths = {k: a.pop(k) for k in ("data", "synth", "models", "out", "start")}
+    paths = {k: a.pop(k) for k in ("data", "synth", "models", "out", "start", "bodies")}
     people = photographs(paths["data"], cache=paths["out"] / "photographs.pickle") + (
         renders(paths["synth"]) if paths["synth"] else []
     )
     print({s: sum(p.source == s for p in people) for s in {p.source for p in people}}, flush=True)
-    train(Config(**a), people, paths["models"], paths["out"], paths["start"])
+    bodies = torch.from_numpy(np.load(paths["bodies"])) if paths["bodies"] else None
+    train(Config(**a), people, paths["models"], paths["out"], paths["start"], bodies)
 
 
 if __name__ == "__main__":
