@@ -4,7 +4,8 @@
 A user's rig may be moved by constraints, drivers, layers of actions; his scene holds other things and other frames.  So
 the armature is sampled where it stands, frame by frame in world space, and keyed on a copy without any of that; the
 skinned body is a copy that follows it; the moving mesh is a copy that keeps its number of vertices on every frame
-(programs that read caches want that) and is hidden where nobody is there.
+(programs that read caches want that) and shrinks to nothing where
+nobody is there.
 
 With W the sampled world matrix of a bone, R its rest matrix and p its parent, the copy's channel is
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import bpy
 import numpy as np
@@ -30,6 +31,11 @@ from .armature import continuous
 
 MOVED = 1e-5
 """Metres (or parts of a scale of 1) that a bone beside the root must move along or grow for keys of its own."""
+ROOT = "motion_root"
+"""The bone on the floor that `with_root` adds.  Not `root`: the body's own topmost bone has that name, at the hips."""
+ON_THE_FLOOR = 0.1
+"""Metres of height up to which a rig's topmost bone is such a root already."""
+ROOT_LENGTH = 0.2
 UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """Blender's axes (z up) to those of FBX and BVH (y up, facing z)."""
 
@@ -55,6 +61,17 @@ class Studio:
     turn: np.ndarray = field(default_factory=lambda: np.eye(3))
     size: float = 1.0
     made: list[bpy.types.ID] = field(default_factory=list)
+    renamed: list[tuple[bpy.types.ID, str]] = field(default_factory=list)
+
+    def name(self, block: bpy.types.ID, name: str) -> None:
+        """Give a data-block exactly this name, which files show; whoever has it now gets it back at the end."""
+        same = bpy.data.objects if isinstance(block, bpy.types.Object) else bpy.data.armatures
+        same = bpy.data.meshes if isinstance(block, bpy.types.Mesh) else same
+        other = same.get(name)
+        if other is not None and other != block:
+            other.name = f"{name} (MeshPose export)"
+            self.renamed.append((other, name))
+        block.name = name
 
     def add(self, target: bpy.types.Object) -> None:
         """Show an object in this scene, and take it away at the end."""
@@ -105,6 +122,8 @@ def studio(
         for block in reversed(room.made):
             bpy.data.batch_remove([block])
         bpy.data.scenes.remove(scene)
+        for block, name_before in reversed(room.renamed):
+            block.name = name_before
 
 
 def leave_modes() -> None:
@@ -119,17 +138,55 @@ def sample(source: bpy.types.Object, frames: Sequence[int]) -> Sampled:
     names, parents = bones_to_keep(source)
     numbers = np.arange(int(frames[0]), int(frames[1]) + 1)
     world = np.empty((len(numbers), len(names), 4, 4))
-    with studio(bpy.context.scene, "MeshPose sampling", frames) as room:
-        room.scene.collection.objects.link(source)
-        layer = room.scene.view_layers[0]
-        for i, number in enumerate(numbers):
-            room.scene.frame_set(int(number))
-            posed = source.evaluated_get(layer.depsgraph)
-            bones = posed.pose.bones
-            world[i] = np.array(posed.matrix_world) @ np.array([bones[name].matrix for name in names])
+    scale = 1.0
+    for i, posed in enumerate(_evaluated(source, frames)):
+        bones = posed.pose.bones
+        world[i] = np.array(posed.matrix_world) @ np.array([bones[name].matrix for name in names])
         scale = float(np.mean(posed.matrix_world.to_scale()))
-        room.scene.collection.objects.unlink(source)
     return Sampled(source, numbers, names, parents, world, scale)
+
+
+def _evaluated(source: bpy.types.Object, frames: Sequence[int]) -> Iterator[bpy.types.Object]:
+    """The object as it is evaluated on each frame from first to last, whether it is shown or not."""
+    hidden, source.hide_viewport = source.hide_viewport, False
+    try:
+        with studio(bpy.context.scene, "MeshPose sampling", frames) as room:
+            room.scene.collection.objects.link(source)
+            layer = room.scene.view_layers[0]
+            for number in range(int(frames[0]), int(frames[1]) + 1):
+                room.scene.frame_set(number)
+                yield source.evaluated_get(layer.depsgraph)
+            room.scene.collection.objects.unlink(source)
+    finally:
+        source.hide_viewport = hidden
+
+
+def with_root(sampled: Sampled) -> Sampled:
+    """With a bone above all others that goes over the floor under the topmost one and turns with nothing.
+
+    As it was where the rig's topmost bone stands on the floor in rest already.
+    """
+    tops = [index for index, parent in enumerate(sampled.parents) if parent < 0]
+    rests = [sampled.source.data.bones[sampled.names[index]].matrix_local.translation for index in tops]
+    if len(tops) == 1 and rests[0].z * sampled.scale < ON_THE_FLOOR:
+        return sampled
+    # The one that carries most of the rig: a Rigify rig has several.
+    family = [sum(_top(sampled.parents, i) == top for i in range(len(sampled.names))) for top in tops]
+    carrier = tops[int(np.argmax(family))]
+    root = np.tile(np.eye(4), (len(sampled.frames), 1, 1))
+    root[:, :2, 3] = sampled.world[:, carrier, :2, 3]
+    return replace(
+        sampled,
+        names=[ROOT, *sampled.names],
+        parents=[-1, *(parent + 1 for parent in sampled.parents)],
+        world=np.concatenate([root[:, None], sampled.world], 1),
+    )
+
+
+def _top(parents: list[int], index: int) -> int:
+    while parents[index] >= 0:
+        index = parents[index]
+    return index
 
 
 def bones_to_keep(source: bpy.types.Object) -> tuple[list[str], list[int]]:
@@ -156,37 +213,50 @@ def bones_to_keep(source: bpy.types.Object) -> tuple[list[str], list[int]]:
 def armature(room: Studio, sampled: Sampled, name: str, first: int) -> bpy.types.Object:
     """A plain copy of the sampled armature, keyed on consecutive frames from `first` on."""
     data = sampled.source.data.copy()
-    data.name = name
     data.animation_data_clear()
     target = bpy.data.objects.new(name, data)
     room.made.append(data)
     room.add(target)
+    room.name(data, name)
+    room.name(target, name)
     room.select(target)
     data.pose_position = "POSE"
     for bone in data.bones:
         bone.use_inherit_rotation, bone.use_local_location, bone.inherit_scale = True, True, "FULL"
-    if len(sampled.names) < len(data.bones):
-        _keep_only(data, sampled.names, sampled.parents)
+        bone.hide = False
     data.transform(room.transform @ Matrix.Scale(sampled.scale, 4))
+    _arrange(room, data, sampled)
+    room.scene.view_layers[0].update()  # makes the pose, without which an action crashes Blender
     target.matrix_world = Matrix(room.turn.T.tolist()).to_4x4()
     rest = np.array([data.bones[name].matrix_local for name in sampled.names], np.float64)
+    scales = np.array([1.0 if name == ROOT else sampled.scale for name in sampled.names])[:, None, None]
     wanted = np.zeros_like(sampled.world)
-    wanted[..., :3, :3] = room.turn @ sampled.world[..., :3, :3] / sampled.scale
+    wanted[..., :3, :3] = room.turn @ sampled.world[..., :3, :3] / scales
     wanted[..., :3, 3] = sampled.world[..., :3, 3] @ room.turn.T * room.size
     wanted[..., 3, 3] = 1.0
+    if ROOT in sampled.names:
+        wanted[:, sampled.names.index(ROOT), :3, :3] = rest[sampled.names.index(ROOT), :3, :3]
     _key(room, target, sampled, _basis(rest, wanted, sampled.parents), first)
     return target
 
 
-def _keep_only(data: bpy.types.Armature, names: list[str], parents: list[int]) -> None:
-    """Delete all other bones; new parents (indices, -1: none) where theirs are among them."""
+def _arrange(room: Studio, data: bpy.types.Armature, sampled: Sampled) -> None:
+    """Bones and parents as sampled: a root where it has one, and none but its own."""
+    if ROOT not in sampled.names and len(sampled.names) == len(data.bones):
+        return
     bpy.ops.object.mode_set(mode="EDIT")
     try:
-        for name, parent in zip(names, parents):
+        if ROOT in sampled.names:
+            root = data.edit_bones.new(ROOT)
+            root.head, root.tail = (0.0, 0.0, 0.0), (room.turn @ (0.0, 0.0, ROOT_LENGTH * room.size)).tolist()
+            root.use_deform = False
+        for name, parent in zip(sampled.names, sampled.parents):
             bone = data.edit_bones[name]
-            bone.use_connect = False
-            bone.parent = data.edit_bones[names[parent]] if parent >= 0 else None
-        for bone in [bone for bone in data.edit_bones if bone.name not in names]:
+            above = data.edit_bones[sampled.names[parent]] if parent >= 0 else None
+            if bone.parent != above:
+                bone.use_connect = False
+                bone.parent = above
+        for bone in [bone for bone in data.edit_bones if bone.name not in sampled.names]:
             data.edit_bones.remove(bone)
     finally:
         bpy.ops.object.mode_set(mode="OBJECT")
@@ -226,45 +296,91 @@ def _key(room: Studio, target: bpy.types.Object, sampled: Sampled, basis: np.nda
 def only_turns(sampled: Sampled) -> bool:
     """Whether bones with a parent turn and do nothing else, as those of a BVH file should."""
     rest = np.array([sampled.source.data.bones[name].matrix_local for name in sampled.names], np.float64)
-    scaled = sampled.world.copy()
+    scaled = sampled.world.copy()  # of bones without a root of ours
     scaled[..., :3, 3] /= sampled.scale
     scaled[..., :3, :3] /= sampled.scale
     moved = np.abs(_basis(rest, scaled, sampled.parents)[..., :3, 3]).max((0, 2))
     return not (moved[np.array(sampled.parents) >= 0] > 10 * MOVED).any()
 
 
-def body(room: Studio, source: bpy.types.Object, bones: bpy.types.Object, sampled: Sampled, name: str) -> None:
-    """A copy of the skinned body that follows the copied armature and has no other modifier."""
+def body(
+    room: Studio,
+    source: bpy.types.Object,
+    bones: bpy.types.Object,
+    sampled: Sampled,
+    name: str,
+    influences: int = 0,
+    below: bool = True,
+) -> None:
+    """A copy of the skinned body that follows the copied armature and has no other modifier.
+
+    influences: bones that a vertex follows at most (0: all of them); the strongest stay.  below: a child of the
+    armature; else beside it, and the armature stands at the origin.
+    """
     target = source.copy()
     target.data = source.data.copy()
-    target.name = target.data.name = name
     room.made.append(target.data)
     room.add(target)
+    room.name(target.data, name)
+    room.name(target, name)
     target.animation_data_clear()
     target.modifiers.clear()
     target.modifiers.new("Armature", "ARMATURE").object = bones
     local = sampled.source.matrix_world.inverted() @ source.matrix_world
     target.data.transform(room.transform @ Matrix.Scale(sampled.scale, 4) @ local)
-    target.parent, target.matrix_parent_inverse, target.matrix_basis = bones, Matrix(), Matrix()
+    target.parent = bones if below else None
+    target.matrix_parent_inverse, target.matrix_basis = Matrix(), Matrix()
     _show(room, target)
+    if influences:
+        room.select(target)
+        bpy.ops.object.vertex_group_limit_total(group_select_mode="ALL", limit=influences)
+        bpy.ops.object.vertex_group_normalize_all(group_select_mode="ALL", lock_active=False)
 
 
 def mesh(room: Studio, source: bpy.types.Object, name: str, frames: Sequence[int]) -> None:
-    """A copy of the moving mesh that has all its vertices on all `frames` (first, last), hidden where it had none."""
+    """A copy of the moving mesh that has all its vertices on all `frames` (first, last), of scale 0 where it had none.
+
+    Not hidden: of an invisible mesh Blender's USD writer leaves out the frames and says nothing of its visibility, and
+    the Alembic writer counts on as if they had not been, so that all later ones come too early.
+    """
+    numbers = np.arange(int(frames[0]), int(frames[1]) + 1)
+    places = [posed.matrix_world.copy() for posed in _evaluated(source, frames)]
     target = source.copy()
-    target.name = name
+    target.data = source.data.copy()
+    room.made.append(target.data)
     room.add(target)
+    room.name(target.data, name)
+    room.name(target, name)
     target.animation_data_clear()
+    target.constraints.clear()
+    target.parent = None
     _show(room, target)
+    present = np.ones(len(numbers), bool)
     for modifier in target.modifiers:
         if modifier.type == "NODES" and modifier.node_group is not None:
-            present = _hold(room, modifier, frames)
-            if present is not None and not present.all():
-                action = compat.Action(target, name)
-                room.made.append(action.action)
-                numbers = np.arange(len(present)) + int(frames[0])
-                for path in ("hide_viewport", "hide_render"):
-                    action.curve(path, 0, numbers, (~present).astype(float))
+            there = _hold(room, modifier, frames)
+            present &= True if there is None else there
+    curves = _places(target, places)
+    if not present.all():
+        curves["scale"] = np.array([place.to_scale() for place in places]) * present[:, None]
+    if curves:
+        action = compat.Action(target, name)
+        room.made.append(action.action)
+        for path, values in curves.items():
+            for axis in range(values.shape[1]):
+                action.curve(path, axis, numbers, values[:, axis])
+
+
+def _places(target: bpy.types.Object, places: list[Matrix]) -> dict[str, np.ndarray]:
+    """Stand as the first of `places` (F) says; the curves (F, 3 or 4) for the others where they differ."""
+    target.rotation_mode = "QUATERNION"
+    target.matrix_world = places[0]
+    if all(place == places[0] for place in places):
+        return {}
+    parts = [place.decompose() for place in places]
+    turns = continuous(np.array([part[1] for part in parts])[:, None])[:, 0]
+    shifts, sizes = (np.array([part[i] for part in parts]) for i in (0, 2))
+    return {"location": shifts, "rotation_quaternion": turns, "scale": sizes}
 
 
 def _show(room: Studio, target: bpy.types.Object) -> None:

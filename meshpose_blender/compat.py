@@ -7,36 +7,52 @@ version moves, this is the file that shrinks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import bpy
 import numpy as np
 
-LINEAR = 1
-"""`Keyframe.interpolation` as `foreach_set` wants it: the number of 'LINEAR' (0 is 'CONSTANT', 2 'BEZIER')."""
+LINEAR, BEZIER = 1, 2
+"""`Keyframe.interpolation` as `foreach_set` wants it: its number (0 is 'CONSTANT')."""
+ALIGNED = 3
+"""`Keyframe.handle_left_type`, the same."""
 
 
 class Action:
     """A new action on `owner`, ready to take curves: layered with a slot (4.4 and later) or flat (4.2, 4.3).
 
     `owner` is any data-block of type Object; its earlier action, if any, is replaced as the active one, not changed.
+    use: False makes an action for it without moving it.
     """
 
-    def __init__(self, owner: bpy.types.Object, name: str) -> None:
+    def __init__(self, owner: bpy.types.Object, name: str, use: bool = True) -> None:
         self.action = bpy.data.actions.new(name)
         animation = owner.animation_data_create()
         if hasattr(self.action, "slots"):
             slot = self.action.slots.new("OBJECT", owner.name)
             strip = self.action.layers.new("Layer").strips.new(type="KEYFRAME")
             self._holder = strip.channelbag(slot, ensure=True)
-            animation.action = self.action
-            animation.action_slot = slot  # a slot is not chosen by itself, and without one nothing moves
+            if use:
+                animation.action = self.action
+                animation.action_slot = slot  # a slot is not chosen by itself, and without one nothing moves
         else:
             self._holder = self.action
-            animation.action = self.action
+            if use:
+                animation.action = self.action
 
-    def curve(self, path: str, index: int, frames: np.ndarray, values: np.ndarray, group: str = "") -> None:
-        """Add one curve with linear keys: `frames` (n,) in scene frames, `values` (n,).
+    def curve(
+        self,
+        path: str,
+        index: int,
+        frames: np.ndarray,
+        values: np.ndarray,
+        group: str = "",
+        slopes: np.ndarray | None = None,
+    ) -> None:
+        """Add one curve: `frames` (n,) in scene frames, `values` (n,), linear between them or, with `slopes` (n,) per
+        frame, smooth with aligned handles.
 
         `group` is the heading under which lists show the curve; given or not for the whole action.
         """
@@ -48,7 +64,15 @@ class Action:
         points[:, 0], points[:, 1] = frames, values
         curve.keyframe_points.add(count)
         curve.keyframe_points.foreach_set("co", points.ravel())
-        curve.keyframe_points.foreach_set("interpolation", np.full(count, LINEAR, np.int32))
+        interpolation = LINEAR if slopes is None else BEZIER
+        curve.keyframe_points.foreach_set("interpolation", np.full(count, interpolation, np.int32))
+        if slopes is not None:
+            thirds = np.diff(frames) / 3 if count > 1 else np.ones(1)  # so that time runs evenly between two keys
+            reaches = {"left": -np.append(thirds[:1], thirds), "right": np.append(thirds, thirds[-1:])}
+            for side, reach in reaches.items():
+                points[:, 0], points[:, 1] = frames + reach[:count], values + reach[:count] * slopes
+                curve.keyframe_points.foreach_set(f"handle_{side}_type", np.full(count, ALIGNED, np.int32))
+                curve.keyframe_points.foreach_set(f"handle_{side}", points.ravel())
         curve.update()
 
 
@@ -110,3 +134,26 @@ def turns_footage() -> bool:
 def path_options() -> set[str]:
     """Options of a path property that may begin with `//` (4.5 and later want it, earlier ones refuse it)."""
     return {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
+
+
+def known_options(operator: Any, wanted: Mapping[str, object]) -> dict[str, object] | None:
+    """Those of `wanted` that this Blender's operator has; None where there is no such operator here.
+
+    Exporters gain options from version to version; builds lack whole formats.
+    """
+    try:
+        known = operator.get_rna_type().properties.keys()
+    except (AttributeError, KeyError):
+        return None
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def write_video(render: bpy.types.RenderSettings, path: Path) -> None:
+    """Let a render write an H.264 video to exactly `path` (5.0 and later want the kind of media first)."""
+    image = render.image_settings
+    if hasattr(image, "media_type"):
+        image.media_type = "VIDEO"
+    image.file_format = "FFMPEG"
+    render.ffmpeg.format, render.ffmpeg.codec, render.ffmpeg.audio_codec = "MPEG4", "H264", "NONE"
+    render.ffmpeg.constant_rate_factor = "HIGH"
+    render.filepath, render.use_file_extension = str(path), False  # no frame numbers in its name

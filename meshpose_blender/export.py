@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Results as files: a Take as a .blend of its own."""
+"""Results as files: a Take as a .blend of its own, its people in the formats of other programs.
+
+    built = write_blend(Path("dancer.take"), Path("dancer.blend"))
+    export_people(built, Path("dancer"), ExportSettings(("fbx", "abc"), preset="unreal"))
+"""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
 
 from meshpose.errors import InputError, OutputError
 
-from .scene import BuiltTake, build_scene
+from . import bake, formats
+from .presets import preset
+from .scene import FRAMES, BuiltPerson, BuiltTake, build_scene
 
 
 def write_blend(take: Path, out: Path, clip: Path | None = None, into: Path | None = None) -> BuiltTake:
@@ -57,3 +67,67 @@ def _save(path: Path) -> None:
         bpy.ops.wm.save_as_mainfile(filepath=str(path), check_existing=False, compress=True)
     except RuntimeError as error:
         raise OutputError(f"{path}: Blender cannot save there ({str(error).strip()})") from error
+
+
+# -- formats of other programs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to write: formats (names of `formats.FORMATS`; none: what the preset likes best), preset (a program of
+    `presets.PRESETS`, "" for any), one_file: all people in one file instead of one file each.
+    """
+
+    formats: tuple[str, ...] = ()
+    preset: str = ""
+    one_file: bool = False
+
+    def __post_init__(self) -> None:
+        chosen = preset(self.preset)
+        object.__setattr__(self, "formats", tuple(formats.parse(self.formats or chosen.formats)))
+        formats.require(self.formats)
+
+
+def export_people(
+    built: BuiltTake, stem: Path, settings: ExportSettings, people: Sequence[int] | None = None
+) -> list[Path]:
+    """Write the people of a take that stands in the context's scene as files `stem_personNN.fbx` and so on.
+
+    As they stand there: whatever moves the armatures and meshes now is in the files.  people: only these ids.
+    Earlier files of these names stay until all new ones are whole.  Raises InputError where nobody is there or nobody
+    has the rig that a format needs, OutputError where a file cannot be written.
+    """
+    stem = Path(os.path.abspath(stem))
+    chosen = [person for person in built.people if people is None or person.id in people]
+    if not chosen:
+        raise InputError(f"{stem.name}: there is nobody in it to be exported")
+    wanted = {part.holds for name in settings.formats for part in formats.FORMATS[name]}
+    frames = built.collection.get(FRAMES) or (bpy.context.scene.frame_start, bpy.context.scene.frame_end)
+    needs_rig = bool(wanted - {formats.MESH})
+    if needs_rig and all(person.armature is None for person in chosen):
+        raise InputError(f"{stem.name}: nobody in it has a rig; {', '.join(settings.formats)} cannot be written")
+    with _beside(stem) as part:
+        cast = [_cast(person, frames, needs_rig) for person in chosen]
+        for name in settings.formats:
+            for kind, file, indices in formats.expected(name, [c.name for c in cast], settings.one_file, stem.name):
+                shown = [cast[i] for i in indices if kind.holds == formats.MESH or cast[i].bones is not None]
+                if shown:
+                    formats.write(kind, part / file, shown, preset(settings.preset), frames)
+        return formats.replace_all(part, stem.parent)
+
+
+def _cast(person: BuiltPerson, frames: Sequence[int], with_rig: bool) -> formats.Cast:
+    sampled = bake.sample(person.armature, frames) if with_rig and person.armature is not None else None
+    return formats.Cast(f"person{person.id:02d}", person.mesh, person.body, sampled)
+
+
+@contextmanager
+def _beside(stem: Path) -> Iterator[Path]:
+    """A hidden folder beside the files to be, gone at the end.  OutputError where it cannot be made or filled."""
+    if not stem.parent.is_dir() or not os.access(stem.parent, os.W_OK):
+        raise OutputError(f"{stem.parent}: the folder is not there or cannot be written; choose another with --out")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{stem.name}.", suffix=".part", dir=stem.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise OutputError(f"{stem.parent}: cannot be written ({error.strerror or error})") from error

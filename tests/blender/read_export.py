@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands in exported files, read by Blender's importers alone: imports nothing of ours.
+
+    python tests/blender/read_export.py OUT.npz FPS FRAMES FILE...
+
+FBX is read by Blender's C++ importer (ufbx) where there is one, which shares nothing with its exporter.  Frame k of a
+file, from 0 to FRAMES - 1, is read where the format puts it.  OUT.npz gets, for every file FILE (its name alone) and
+object O: `FILE|O|bones` their names, `FILE|O|heads` (F, B, 3), `FILE|O|vertices` (F, N, 3), `FILE|O|shown` (F,) bool,
+`FILE|O|influences` the most bones that a vertex follows, `FILE|O|matrix` (4, 4) of the object; metres, z up.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+FIRST = {".fbx": 1, ".glb": 0, ".gltf": 0, ".usdc": 1, ".abc": 1}
+"""Scene frame on which an importer puts a file's first frame, as we write them."""
+
+
+def load(path: Path, fps: float) -> None:
+    """An empty scene of that rate with the file in it."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    scene = bpy.context.scene
+    scene.render.fps, scene.render.fps_base = round(fps), round(fps) / fps
+    kind = path.suffix
+    if kind == ".fbx":
+        new = hasattr(bpy.types, "WM_OT_fbx_import")
+        operator = bpy.ops.wm.fbx_import if new else bpy.ops.import_scene.fbx
+        operator(filepath=str(path))
+    elif kind in (".glb", ".gltf"):
+        bpy.ops.import_scene.gltf(filepath=str(path))
+    elif kind == ".usdc":
+        bpy.ops.wm.usd_import(filepath=str(path), import_visible_only=False)
+    else:
+        bpy.ops.wm.alembic_import(filepath=str(path), as_background_job=False)
+
+
+def read(path: Path, fps: float, frames: int) -> dict[str, np.ndarray]:
+    """As OUT.npz has it, of one file."""
+    load(path, fps)
+    found: dict[str, list[np.ndarray]] = {}
+    once: dict[str, np.ndarray] = {}
+    scene = bpy.context.scene
+    for number in range(frames):
+        scene.frame_set(FIRST[path.suffix] + number)
+        graph = bpy.context.evaluated_depsgraph_get()
+        for target in scene.objects:
+            key = f"{path.name}|{target.name}"
+            posed = target.evaluated_get(graph)
+            matrix = np.array(posed.matrix_world)
+            if target.type == "ARMATURE":
+                heads = np.array([bone.head for bone in posed.pose.bones])
+                found.setdefault(f"{key}|heads", []).append(heads @ matrix[:3, :3].T + matrix[:3, 3])
+                once[f"{key}|bones"] = np.array([bone.name for bone in posed.pose.bones])
+            elif target.type == "MESH" and not target.name.startswith("Icosphere"):  # glTF's shape for bones
+                mesh = posed.to_mesh()
+                points = np.empty(3 * len(mesh.vertices), np.float32)
+                mesh.vertices.foreach_get("co", points)
+                found.setdefault(f"{key}|vertices", []).append(points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
+                found.setdefault(f"{key}|shown", []).append(np.array(not posed.hide_render))
+                most = max((sum(g.weight > 1e-6 for g in v.groups) for v in target.data.vertices), default=0)
+                once[f"{key}|influences"] = np.array(most)
+                if "visibility" in mesh.color_attributes:
+                    once[f"{key}|colour"] = np.array([c.color[:] for c in mesh.color_attributes["visibility"].data])
+            once[f"{key}|matrix"] = np.array(target.matrix_world)
+    return {**{key: np.array(values) for key, values in found.items()}, **once}
+
+
+if __name__ == "__main__":
+    out, fps, frames, *files = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:]
+    result: dict[str, np.ndarray] = {}
+    for file in files:
+        result |= read(Path(file), float(fps), int(frames))
+    np.savez(out, **result)
+    sys.stdout.flush()
