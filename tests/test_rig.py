@@ -11,7 +11,8 @@ import pytest
 from meshpose import rig
 from meshpose.body import Body, rotation_matrix
 from meshpose.errors import InputError
-from meshpose.rig import fit_rig, rotation_vector
+from meshpose.rig import fit_rig
+from meshpose.rig_solve import rotation_vector
 from meshpose.upsample import Upsampler
 from training.random_bodies import random_bodies
 

@@ -93,6 +93,14 @@ def place(lowpoly_px: np.ndarray, metres_per_pixel: np.ndarray, camera: Camera) 
     return camera.unproject(lowpoly_px[..., :2], depth)
 
 
+def in_picture(lowpoly_px: np.ndarray, camera: Camera) -> np.ndarray:
+    """(F, V) float32: 1 where a vertex (F, V, 2 or 3) pixels lies in the picture, 0 outside; a soft border of 1 %."""
+    border = 0.01 * max(camera.width, camera.height)
+    xy = np.asarray(lowpoly_px, np.float32)[..., :2]
+    inwards = np.minimum(xy, (camera.width, camera.height) - xy).min(-1)
+    return np.clip(inwards / border, 0, 1).astype(np.float32)
+
+
 # -- the people's size ---------------------------------------------------------------------------------------------
 
 BONES = (

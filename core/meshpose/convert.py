@@ -29,9 +29,8 @@ import numpy as np
 
 from . import weights
 from .body import Body
-from .camera import Camera, bone_lengths, metres_per_pixel, smoothed
+from .camera import Camera, bone_lengths, in_picture, metres_per_pixel, smoothed
 from .errors import InputError, OutputError, TakeError
-from .matching import box_overlap
 from .motion import MotionSettings, solve_take
 from .take import Person, Take, clip_identity
 
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 1, 1, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 2, 1, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
 """Weight files that every conversion needs, beside the network's."""
@@ -410,6 +409,8 @@ def _person_in(take: Take, box: tuple[float, ...], people: list[int]) -> int | N
 
     None where nobody's mesh shares LEAST_OVERLAP of the box.
     """
+    from .matching import box_overlap
+
     best, found = LEAST_OVERLAP, None
     for number in people:
         person = take.person(number)
@@ -451,7 +452,8 @@ def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:
 
     # The low-poly holds all that the mesh knows, at 6 KB a frame instead of 160.
     lowpoly = np.concatenate([person.lowpoly(frames) for frames in person.windows()])
-    fit = fit_rig(lowpoly, person.visibility(), person.frames, body, height=height)
+    inside = in_picture(person.lowpoly_pixels(), take.camera)
+    fit = fit_rig(lowpoly, person.visibility(), person.frames, body, height=height, inside=inside)
     take.set_fit(person.id, fit, made_from)
 
 

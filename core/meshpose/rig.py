@@ -5,13 +5,12 @@
     posed = fit.vertices(Body.load())                       # (F, 13718, 3) metres, camera frame
 
 1. Start, in closed form, parents before children (HybrIK's decomposition): the root, chest, head, hands and feet turn
-by
-   weighted Procrustes; every other bone swings so that it points from its joint to its child's joint, and its twist
+   by weighted Procrustes; every other bone swings so that it points from its joint to its child's joint, and its twist
    is the turn around that axis which brings the surface that the bone carries onto the mesh.
 2. Shape: phenotype and scale of the person by Gauss-Newton over up to 24 well seen frames together, with their poses
    eliminated frame by frame (Schur complement).
-3. Poses of all frames by Gauss-Newton on the skinned low-poly vertices, with widths for how far each bone likely turns;
-   then each hand by itself, wrist and fingers.
+3. Poses of all frames by Gauss-Newton on the skinned low-poly vertices (rig_solve.py), with a prior and limits for how
+   far each bone turns (rig_prior.py); then each hand by itself, wrist and fingers.
 
 The low-poly vertices carry all that the mesh knows (the rest is lifted from them), so the fit looks at these 500 only.
 Frame of reference: OpenCV's camera (x right, y down, z forward), metres. Rotations are anny's local-ref deltas
@@ -21,26 +20,20 @@ Frame of reference: OpenCV's camera (x right, y down, z forward), metres. Rotati
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .body import AVERAGE_ADULT, PHENOTYPES, Body, Shape, quaternion, rotation_matrix
+from .body import AVERAGE_ADULT, PHENOTYPES, Body, Shape, quaternion
 from .errors import InputError
+from .rig_prior import HAND_WIDTHS, HINGES, WIDTHS, prior_of
+from .rig_solve import DEPTH_WEIGHT, Group, Linear, Posed, exponential
 
 Array = npt.NDArray[Any]
 
-# How far a bone likely turns from the reference pose, radians (one sigma per axis); bones not named here follow their
-# parent.
-WIDTHS = {
-    "root": 100.0, "spine05": 0.2, "spine04": 0.2, "spine03": 0.2, "spine02": 0.2, "spine01": 0.2,
-    "neck01": 0.25, "neck02": 0.25, "neck03": 0.25, "head": 0.25,
-    "clavicle": 0.15, "shoulder01": 0.15, "upperarm01": 1.0, "upperarm02": 0.25, "lowerarm01": 0.8, "lowerarm02": 0.4,
-    "wrist": 0.4, "upperleg01": 0.8, "upperleg02": 0.15, "lowerleg01": 0.8, "lowerleg02": 0.15, "foot": 0.35,
-}  # fmt: skip
-HAND_WIDTHS = {"wrist": 0.4, **{f"finger{f}-{k}": 0.6 for f in range(1, 6) for k in range(1, 4)}}
 # Bones that turn as a whole by Procrustes at the start: name -> bones whose vertices say how.
 BLOCKS = {
     "root": ("root", "pelvis.L", "pelvis.R", "spine05"),
@@ -59,13 +52,12 @@ NEXT = {
 }
 
 VERTEX_SIGMA = 0.015  # metres: how far the mesh may lie from the best posed body; more if it turns out to lie farther
-DEPTH_WEIGHT = 0.5  # depth of a vertex counts half: it is a monocular guess
 GUESSED_WEIGHT = 0.15  # of an invisible vertex, against 1 of a visible one
+OUTSIDE_WEIGHT = 1e-6  # of one outside of the picture
 # One sigma of the phenotypes around the average adult, and of the logarithm of the scale: size goes into the scale.
 PHENOTYPE_WIDTHS = np.array([0.35, 0.02, 0.25, 0.25, 0.08, 0.25])
 SCALE_WIDTH = 0.3
-SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, HAND_STEPS, CHUNK = 24, 8, 4, 4, 32
-LARGEST_STEP = 0.5  # radians
+SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, HAND_STEPS, CHUNK, THREADS = 24, 8, 4, 3, 32, 2
 SEEN = 0.25  # of `bone_visibility`: a bone below it was not seen
 LEAN = 1.0  # vertices' worth of its parent that a bone counts as its own skin
 
@@ -126,68 +118,33 @@ def fit_rig(
     frames: npt.ArrayLike,
     body: Body,
     height: float | None = None,
+    inside: npt.ArrayLike | None = None,
 ) -> RigFit:
     """Fits one person.
 
     vertices (F, N, 3) or (F, V, 3) metres, camera frame; visibility (F, V) 0..1; frames (F,); height in metres fixes
-    the stature. Raises InputError when the arrays do not belong together, hold NaN, or the height is no height.
+    the stature; inside (F, V) 0..1: in the picture. A guess outside of it counts nothing: such bones stay where the
+    prior has them. Raises InputError when the arrays do not belong together, hold NaN, or the height is no height.
     """
     low, seen, numbers = _checked(vertices, visibility, frames, body, height)
     model = _Model(body, height)
     if not len(low):
         empty = np.zeros((0, len(body.bone_names), 4))
         return RigFit(model.phenotype, model.scale, empty, np.zeros((0, 3)), numbers)
-    weights = np.sqrt(model.area * (GUESSED_WEIGHT + (1 - GUESSED_WEIGHT) * seen)) / VERTEX_SIGMA
+    known = GUESSED_WEIGHT + (1 - GUESSED_WEIGHT) * seen
+    if inside is not None:
+        within = np.clip(np.asarray(inside, np.float64), 0, 1)
+        if within.shape != seen.shape:
+            raise InputError(f"the rig fit needs `inside` {seen.shape}, not {within.shape}")
+        known, seen = np.maximum(known * within, OUTSIDE_WEIGHT), seen * within
+    weights = np.sqrt(model.area * known) / VERTEX_SIGMA
     model.scale_to(low)
     best = _well_seen(seen)
     weights /= model.fit_shape(low[best], weights[best])
-    parts = [model.fit_poses(low[rows], weights[rows]) for rows in _chunks(len(low))]
+    with ThreadPoolExecutor(THREADS) as threads:  # numpy lets go of Python's lock while it computes
+        parts = list(threads.map(lambda rows: model.fit_poses(low[rows], weights[rows]), _chunks(len(low))))
     rotations, translation = (np.concatenate(p) for p in zip(*parts, strict=True))
     return RigFit(model.phenotype, model.scale, _continuous(quaternion(rotations)), translation, numbers)
-
-
-class _Group:
-    """Bones that are solved together, and the low-poly vertices that judge them.
-
-    free (C,) bones; width (C,) of each; rows (n,) vertices; carried (n, C, 9): does the bone move what a slot of the
-    vertex's skin adds to it; share (n, C): how much of the vertex the bone moves.
-    """
-
-    def __init__(self, body: Body, widths: dict[str, float], side: str = "") -> None:
-        """widths by bone name without side; side "L" or "R" takes that side only, and the vertices that it moves."""
-        names = body.bone_names
-        wanted = [n for n in names if n.split(".")[0] in widths and n.endswith(side)]
-        self.free = np.array([names.index(n) for n in wanted])
-        self.width = np.array([widths[n.split(".")[0]] for n in wanted])
-        below = np.eye(len(names), dtype=bool)
-        for c in range(len(names) - 1, 0, -1):
-            below[body.bone_parents[c]] |= below[c]
-        carried = below[self.free][:, body.skin_bones[body.lowpoly].astype(int)].transpose(1, 0, 2)  # (V, C, 9)
-        share = np.einsum("vcs,vs->vc", carried, body.skin_weights[body.lowpoly])
-        self.rows = np.flatnonzero(share.max(1) > 0.05) if side else np.arange(len(share))
-        self.carried = carried[self.rows].astype(np.float32)
-        self.share = share[self.rows].astype(np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class _Linear:
-    """Weighted residual (F, 3n) and transposed Jacobian (F, P, 3n), coordinates before vertices; gradient (F, P) and
-    diagonal (P,) of the widths; turned (F, J, 3, 3) bones it was taken at.
-    """
-
-    residual: Array
-    jacobian: Array
-    gradient: Array
-    diagonal: Array
-    turned: Array
-
-    def normal_equations(self) -> tuple[Array, Array]:
-        """hessian (F, P, P) and right side (F, P) of the Gauss-Newton step, float64, slightly damped."""
-        hessian = (self.jacobian @ self.jacobian.transpose(0, 2, 1)).astype(np.float64)
-        index = np.arange(len(self.diagonal))
-        hessian[:, index, index] += self.diagonal + 1e-3 * hessian[:, index, index] + 1e-6
-        right = (self.jacobian @ self.residual[..., None].astype(np.float32))[..., 0]
-        return hessian, right.astype(np.float64) + self.gradient
 
 
 class _Model:
@@ -197,8 +154,13 @@ class _Model:
         self.body, self.height = body, height
         self.bones = body.skin_bones[body.lowpoly].astype(int)
         self.skin = body.skin_weights[body.lowpoly].astype(np.float64)
-        self.whole = _Group(body, WIDTHS)
-        self.hands = [_Group(body, HAND_WIDTHS, side) for side in "LR"]
+        arms_and_all = [*WIDTHS, *HINGES]
+        every = [*arms_and_all, *HAND_WIDTHS]
+        self.whole = Group(body, arms_and_all, arms_and_all)
+        self.hands = [Group(body, list(HAND_WIDTHS), every, side, shift=False) for side in "LR"]
+        self.everything = Group(body, every, every)
+        self.posed = Posed(body)
+        self.prior = prior_of(body)
         self.area = _vertex_areas(body)
         self.phenotype = np.array(AVERAGE_ADULT)
         self.log_scale = 0.0
@@ -211,10 +173,7 @@ class _Model:
         if self.height is not None:
             log_scale = float(np.log(self.height / self.shape.stature))
         self.log_scale, self.scale = log_scale, float(np.exp(log_scale))
-        self.rest = self.shape.vertices[self.body.lowpoly].astype(np.float64) * self.scale
-        self.heads = self.shape.heads.astype(np.float64) * self.scale
-        self.align = self.body.reference.astype(np.float64) @ self.shape.orientations.transpose(0, 2, 1)
-        self.align[0] = np.eye(3)
+        self.posed.set_shape(self.shape, self.scale)
 
     def scale_to(self, low: Array) -> None:
         """Scale from the lengths of limbs and trunk, average over the frames (skipped when the height is given)."""
@@ -226,54 +185,37 @@ class _Model:
         length = lambda j: np.linalg.norm(j[..., pairs[:, 0], :] - j[..., pairs[:, 1], :], axis=-1).sum(-1)  # noqa: E731
         self.set_shape(self.phenotype, float(np.log(np.median(length(joints)) / length(rest))))
 
-    # -- posing -------------------------------------------------------------------------------------------------------
-
-    def chain(self, deltas: Array, root: Array) -> tuple[Array, Array, Array]:
-        """Deltas (F, J, 3, 3), root (F, 3) -> turned G, linear G A (F, J, 3, 3), heads (F, J, 3)."""
-        turned, linear = np.empty_like(deltas), np.empty_like(deltas)
-        heads = np.empty(deltas.shape[:3])
-        turned[:, 0] = linear[:, 0] = deltas[:, 0]
-        heads[:, 0] = root
-        for c in range(1, deltas.shape[1]):
-            p = self.body.bone_parents[c]
-            turned[:, c] = turned[:, p] @ deltas[:, c]
-            linear[:, c] = turned[:, c] @ self.align[c]
-            heads[:, c] = heads[:, p] + linear[:, p] @ (self.heads[c] - self.heads[p])
-        return turned, linear, heads
-
-    def contributions(self, linear: Array, heads: Array, rows: Array) -> Array:
-        """What each of its 9 bones adds to each vertex: (F, n, 9, 3); their sum is the skinned vertex."""
-        offset = heads - (linear @ self.heads[..., None])[..., 0]
-        bones = self.bones[rows]
-        moved = np.einsum("fvsab,vb->fvsa", linear[:, bones], self.rest[rows]) + offset[:, bones]
-        return moved * self.skin[rows, :, None]
-
     # -- the closed-form start ----------------------------------------------------------------------------------------
 
     def start(self, low: Array, weights: Array) -> tuple[Array, Array]:
         """Deltas (F, J, 3, 3) and root (F, 3) from joints and surface, parents before children."""
-        body = self.body
+        body, posed = self.body, self.posed
         joints = body.joints(low, "rig").astype(np.float64)
         index = {n: i for i, n in enumerate(body.bone_names)}
         dense = np.zeros((len(body.bone_names), len(low[0])))
         np.add.at(dense, (self.bones, np.arange(len(low[0]))[:, None]), self.skin)
-        turned = np.empty((len(low), len(index), 3, 3))
-        deltas = np.empty_like(turned)
-        for c, name in enumerate(body.bone_names):
-            parent = turned[:, body.bone_parents[c]] if c else np.broadcast_to(np.eye(3), (len(low), 3, 3))
+        turned = np.empty((len(low), len(self.whole.turning), 3, 3))
+        deltas = np.tile(np.eye(3), (len(low), len(index), 1, 1))
+        for s, c in enumerate(self.whole.turning):
+            name = body.bone_names[c]
+            parent = turned[:, self.whole.above[s]] if c else np.broadcast_to(np.eye(3), (len(low), 3, 3))
             if name in BLOCKS:
-                share = dense[[index[b] for b in BLOCKS[name]]].sum(0) * weights**2
-                turned[:, c] = _procrustes(self.rest, low, share) @ self.align[c].T
-            elif c in self.whole.free and (child := self._next(name, index)) is not None:
-                base = parent @ self.align[c]
-                along = base @ (self.heads[child] - self.heads[c])
+                share = dense[[index[b] for b in BLOCKS[name]]].sum(0)
+                rows = np.flatnonzero(share > 0.02)
+                share = share[rows] * weights[:, rows] ** 2
+                turned[:, s] = _procrustes(posed.rest[rows], low[:, rows], share) @ posed.align[c].T
+            elif (child := self._next(name, index)) is not None:
+                base = parent @ posed.align[c]
+                along = base @ (posed.heads[child] - posed.heads[c])
                 swing = _swing(along, joints[:, child] - joints[:, c]) @ base
-                arms = np.einsum("fab,vb->fva", swing, self.rest - self.heads[c])
-                twist = _twist(joints[:, child] - joints[:, c], arms, low - joints[:, c, None], dense[c] * weights**2)
-                turned[:, c] = twist @ swing @ self.align[c].T
+                rows = np.flatnonzero(dense[c] > 0.02)
+                arms = (posed.rest[rows] - posed.heads[c]) @ swing.swapaxes(1, 2)
+                hits = low[:, rows] - joints[:, c, None]
+                twist = _twist(joints[:, child] - joints[:, c], arms, hits, dense[c, rows] * weights[:, rows] ** 2)
+                turned[:, s] = twist @ swing @ posed.align[c].T
             else:
-                turned[:, c] = parent
-            deltas[:, c] = parent.swapaxes(1, 2) @ turned[:, c]
+                turned[:, s] = parent
+            deltas[:, c] = parent.swapaxes(1, 2) @ turned[:, s]
         return deltas, joints[:, 0]
 
     def _next(self, name: str, index: dict[str, int]) -> int | None:
@@ -286,53 +228,16 @@ class _Model:
 
     # -- Gauss-Newton -------------------------------------------------------------------------------------------------
 
-    def linearise(self, group: _Group, deltas: Array, root: Array, low: Array, weights: Array) -> _Linear:
-        """The problem around a pose. Unknowns: a turn about the world's axes for each free bone, then the root's
-        shift.
-        """
-        turned, linear, heads = self.chain(deltas, root)
-        rows = group.rows
-        parts = self.contributions(linear, heads, rows)
-        axis_weights = np.array([1.0, 1.0, DEPTH_WEIGHT])[:, None] * weights[:, None, rows]  # (F, 3, n)
-        residual = (low[:, rows] - parts.sum(2)).swapaxes(1, 2) * axis_weights
-        arm = group.carried @ parts.astype(np.float32)  # (F, n, C, 3)
-        arm -= group.share[..., None] * heads[:, None, group.free].astype(np.float32)
-        arm = np.ascontiguousarray(arm.transpose(3, 0, 2, 1))  # (3, F, C, n)
-        scaled = axis_weights.astype(np.float32).swapaxes(0, 1)[:, :, None]  # (3, F, 1, n)
-        jacobian = np.zeros((len(low), len(group.free) + 1, 3, *residual.shape[1:]), np.float32)
-        for axis, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):  # e_axis x arm: coordinate j gets arm_i, i gets -arm_j
-            jacobian[:, :-1, axis, j] = arm[i] * scaled[j]
-            jacobian[:, :-1, axis, i] = -arm[j] * scaled[i]
-            jacobian[:, -1, axis, axis] = axis_weights[:, axis]
-        away = rotation_vector(deltas[:, group.free]) / group.width[:, None] ** 2
-        parents = np.where(group.free > 0, self.body.bone_parents[group.free], 0)
-        world = (turned[:, parents] @ away[..., None])[..., 0]
-        world[:, group.free == 0] = 0
-        gradient = np.concatenate([-world.reshape(len(low), -1), np.zeros((len(low), 3))], 1)
-        diagonal = np.concatenate([np.repeat(group.width**-2.0, 3), np.full(3, 0.0 if group is self.whole else 1e12)])
-        flat = residual.reshape(len(low), -1)
-        return _Linear(flat, jacobian.reshape(len(low), -1, flat.shape[1]), gradient, diagonal, turned)
-
-    def move(self, group: _Group, deltas: Array, root: Array, turned: Array, step: Array) -> tuple[Array, Array]:
-        """Applies a step (F, 3C + 3): turns about world axes, longest LARGEST_STEP, and a shift of the root."""
-        turns = step[:, :-3].reshape(len(step), -1, 3)
-        turns = turns * np.minimum(1, LARGEST_STEP / np.maximum(np.linalg.norm(turns, axis=-1, keepdims=True), 1e-9))
-        out = deltas.copy()
-        for i, c in enumerate(group.free):
-            local = turns[:, i]
-            if c:
-                local = np.einsum("fba,fb->fa", turned[:, self.body.bone_parents[c]], local)
-            out[:, c] = _exponential(local) @ deltas[:, c]
-        return out, root + step[:, -3:]
+    def linearise(self, group: Group, deltas: Array, root: Array, low: Array, weights: Array) -> Linear:
+        """The problem around a pose."""
+        return self.posed.linearise(group, deltas, root, low, weights, self.prior)
 
     def fit_poses(self, low: Array, weights: Array) -> tuple[Array, Array]:
         """Deltas (F, J, 3, 3) and root (F, 3) of all frames with the present shape."""
         deltas, root = self.start(low, weights)
         for group in [self.whole] * POSE_STEPS + [hand for hand in self.hands for _ in range(HAND_STEPS)]:
             problem = self.linearise(group, deltas, root, low, weights)
-            hessian, right = problem.normal_equations()
-            step = np.linalg.solve(hessian, right[..., None])[..., 0]
-            deltas, root = self.move(group, deltas, root, problem.turned, step)
+            deltas, root = self.posed.move(problem, deltas, root, problem.solve())
         return deltas, root
 
     def fit_shape(self, low: Array, weights: Array) -> float:
@@ -345,49 +250,51 @@ class _Model:
         excess = 1.0
         for step in range(SHAPE_STEPS):
             problem = self.linearise(self.whole, deltas, root, low, weights / excess)
-            hessian, right = problem.normal_equations()
             shape_step = np.zeros(len(PHENOTYPES) + 1)
+            right = problem.right
             if step >= 2:  # first the poses, or a wrong turn is taken for a wrong shape
-                by_shape = self.shape_jacobian(deltas, root, weights / excess)
-                cross = (problem.jacobian @ by_shape.astype(np.float32)).astype(np.float64)
-                shape_step = self.shape_step(by_shape, problem.residual, cross, hessian, right)
-                right = right - np.einsum("fap,p->fa", cross, shape_step)
-            pose_step = np.linalg.solve(hessian, right[..., None])[..., 0]
-            deltas, root = self.move(self.whole, deltas, root, problem.turned, pose_step)
+                if step % 2 == 0:  # it hardly depends on the pose
+                    change = self.shape_change(deltas)
+                cross = problem.onto(change)
+                shape_step = self.shape_step(problem, change, cross)
+                right = right - cross @ shape_step
+            pose_step = problem.solve(right[..., None])[..., 0]
+            deltas, root = self.posed.move(problem, deltas, root, pose_step)
             self.set_shape(self.phenotype + shape_step[:-1], self.log_scale + shape_step[-1])
-            square = ((low - self._posed(deltas, root)) ** 2).mean(-1)
+            square = ((low.swapaxes(1, 2) - self.posed.vertices(self.whole, deltas, root)) ** 2).mean(1)
             excess = max(1.0, float(np.sqrt((square * weights**2).sum() / (weights**2).sum()) / VERTEX_SIGMA))
         return excess
 
-    def shape_step(self, by_shape: Array, residual: Array, cross: Array, hessian: Array, right: Array) -> Array:
-        """Step (7,) of phenotypes and log scale with the poses eliminated: Schur complement of the joint problem."""
-        eliminated = np.linalg.solve(hessian, np.concatenate([cross, right[..., None]], -1))
-        left = np.einsum("frp,frq->pq", by_shape, by_shape) - np.einsum("fap,faq->pq", cross, eliminated[..., :-1])
-        pull = np.einsum("frp,fr->p", by_shape, residual) - np.einsum("fap,fa->p", cross, eliminated[..., -1])
+    def shape_step(self, problem: Linear, change: Array, cross: Array) -> Array:
+        """Step (7,) of phenotypes and log scale with the poses eliminated: Schur complement of the joint problem.
+
+        change (F, 3, n, 7) of the vertices, cross (F, P, 7) its image in the poses.
+        """
+        eliminated = problem.solve(np.concatenate([cross, problem.right[..., None]], -1))
+        axes = np.array([1.0, 1.0, DEPTH_WEIGHT])[:, None]
+        weighted = change * (axes * problem.weights[:, None])[..., None]
+        residual = problem.residual * (axes * problem.weights[:, None])
+        flat = weighted.reshape(-1, weighted.shape[-1])
+        left = flat.T @ flat - np.einsum("fap,faq->pq", cross, eliminated[..., :-1])
+        pull = flat.T @ residual.ravel() - np.einsum("fap,fa->p", cross, eliminated[..., -1])
         width = np.append(PHENOTYPE_WIDTHS, SCALE_WIDTH)
         here = np.append(self.phenotype - AVERAGE_ADULT, self.log_scale)
         # The vertices of all frames err alike (the network's taste): they count as one frame's, not as thousands.
-        share = 1 / len(residual)
+        share = 1 / len(problem.residual)
         return np.linalg.solve(left * share + np.diag(width**-2), pull * share - here / width**2)
 
-    def shape_jacobian(self, deltas: Array, root: Array, weights: Array) -> Array:
-        """Weighted change of the vertices (F, 3V, 7), coordinates first, by phenotypes and log scale, by finite
-        differences at this pose.
-        """
+    def shape_change(self, deltas: Array) -> Array:
+        """Change of the vertices (F, 3, V, 7) by phenotypes and log scale, by finite differences at this pose."""
         phenotype, log_scale = self.phenotype, self.log_scale
-        columns, base = [], self._posed(deltas, root)
+        origin = np.zeros((len(deltas), 3))
+        columns, base = [], self.posed.vertices(self.whole, deltas, origin)
         for k in range(len(phenotype) + 1):
             step = np.zeros(len(phenotype) + 1)
             step[k] = 0.02 if k == len(phenotype) or phenotype[k] < 0.95 else -0.02
             self.set_shape(phenotype + step[:-1], log_scale + step[-1])
-            columns.append((self._posed(deltas, root) - base) / step[k])
+            columns.append((self.posed.vertices(self.whole, deltas, origin) - base) / step[k])
         self.set_shape(phenotype, log_scale)
-        change = np.stack(columns, -1) * (weights[..., None] * np.array([1.0, 1.0, DEPTH_WEIGHT]))[..., None]
-        return change.swapaxes(1, 2).reshape(len(root), -1, len(columns))
-
-    def _posed(self, deltas: Array, root: Array) -> Array:
-        _, linear, heads = self.chain(deltas, root)
-        return self.contributions(linear, heads, self.whole.rows).sum(2)
+        return np.stack(columns, -1)
 
 
 def _checked(
@@ -447,7 +354,7 @@ def _swing(a: Array, b: Array) -> Array:
     across = np.cross(a, np.eye(3)[np.abs(a).argmin(-1)])
     axis = np.where(sine > 1e-6, axis, across / np.linalg.norm(across, axis=-1, keepdims=True) * 1e-6)
     axis = axis / np.linalg.norm(axis, axis=-1, keepdims=True)
-    return _exponential(axis * np.arctan2(sine, cosine))
+    return exponential(axis * np.arctan2(sine, cosine))
 
 
 def _twist(axis: Array, a: Array, b: Array, weights: Array) -> Array:
@@ -457,20 +364,7 @@ def _twist(axis: Array, a: Array, b: Array, weights: Array) -> Array:
     b = b - (b * t).sum(-1, keepdims=True) * t
     sine = (weights * (np.cross(a, b) * t).sum(-1)).sum(1)
     cosine = (weights * (a * b).sum(-1)).sum(1)
-    return _exponential(t[:, 0] * np.arctan2(sine, cosine)[:, None])
-
-
-def _exponential(vector: Array) -> Array:
-    """Rotation vectors (..., 3), radians -> matrices (..., 3, 3)."""
-    half = np.linalg.norm(vector, axis=-1, keepdims=True) / 2
-    return rotation_matrix(np.concatenate([np.cos(half), vector * 0.5 * np.sinc(half / np.pi)], -1))
-
-
-def rotation_vector(matrix: Array) -> Array:
-    """Rotation matrices (..., 3, 3) -> rotation vectors (..., 3) of at most pi."""
-    q = quaternion(matrix)
-    sine = np.linalg.norm(q[..., 1:], axis=-1, keepdims=True)
-    return q[..., 1:] * np.where(sine > 1e-9, 2 * np.arctan2(sine, q[..., :1]) / np.maximum(sine, 1e-12), 2.0)
+    return exponential(t[:, 0] * np.arctan2(sine, cosine)[:, None])
 
 
 def _continuous(q: Array) -> Array:
