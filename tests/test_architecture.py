@@ -20,12 +20,13 @@ BLENDER = ROOT / "meshpose_blender"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"weights"}),
-    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session"})
-    | frozenset({"rig_prior"}),
+    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session"}),
+    frozenset({"rig_prior"}),
     frozenset({"rig_solve"}),
     frozenset({"video", "detect", "network", "camera", "rig", "rigs", "estimate", "track", "metrics", "coco"})
-    | frozenset({"smooth", "repair", "ground", "feet", "trajectory"}),
+    | frozenset({"smooth", "repair", "ground", "feet", "trajectory", "order"}),
     frozenset({"motion"}),  # brings smoothing, floor, feet and the way through space together
+    frozenset({"records"}),  # what a Take's values may be
     frozenset({"take_motion"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
     frozenset({"convert", "preview", "evaluate", "landmarks", "look"}),
@@ -39,6 +40,9 @@ BESIDE = {
     ("track", "detect"),
     ("track", "estimate"),
     ("repair", "smooth"),
+    ("feet", "smooth"),
+    ("trajectory", "smooth"),
+    ("order", "smooth"),
     ("convert", "preview"),
     ("evaluate", "landmarks"),
     ("cli", "batch"),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finished clip needs before it is smoothed: exchanged sides put right, short gaps filled.
+"""What a finished clip needs before it is smoothed: exchanged sides put right, short gaps filled, guesses held calm.
 
     rotations, flips = repair_flips(fit.rotations, times, body)
     whole = fill_gaps(fit.frames, rotations, fit.translation, longest=12)
+    calm, keyed = hold_unseen(whole.rotations, confidence, times)
 
 From one picture a person from behind looks much like one from the front, and the left leg like the right one, so for a
 few frames the network may take one for the other. `repair_flips` compares, frame by frame, the pose as given with what
@@ -38,6 +39,15 @@ CHANGE = 0.5
 """Metres of travel that beginning or ending a correction costs."""
 SPEED = 4.0
 """Metres a second of ten points together that are no travel: people move."""
+
+WELL_SEEN = 0.4
+"""Mean visibility of a bone's vertices that counts as seen: about half of them look away from the camera."""
+BEYOND = 0.6
+"""How much the vertices of the next bone along a limb count, against a bone's own."""
+UNSEEN = 0.3
+"""Confidence below which a bone was not seen: guesses move, and mean nothing."""
+UNSEEN_SECONDS = 0.7
+"""An arm behind the back for less than this is bridged by the smoothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +122,56 @@ def _slerp(a: Array, b: Array, share: Array) -> Array:
     sine = np.maximum(np.sin(angle), 1e-9)
     mixed = np.where(angle < 1e-4, a + s * (b - a), (np.sin((1 - s) * angle) * a + np.sin(s * angle) * b) / sine)
     return mixed / np.linalg.norm(mixed, axis=-1, keepdims=True)
+
+
+def bone_visibility(body: Body, visibility: npt.ArrayLike) -> Array:
+    """How well each bone was seen (F, J), 0..1: the visibility (F, V) of the vertices that it moves, its own most.
+
+    A person of whom the half that faces the camera is seen has about 1 everywhere.
+    """
+    names = body.bone_names
+    own = np.zeros((len(names), len(body.lowpoly)))
+    bones = body.skin_bones[body.lowpoly].astype(int)
+    np.add.at(own, (bones, np.arange(len(body.lowpoly))[:, None]), body.skin_weights[body.lowpoly])
+    share = own.copy()
+    for c in range(len(names) - 1, 0, -1):
+        share[body.bone_parents[c]] += BEYOND * share[c]
+    share /= np.maximum(share.sum(1, keepdims=True), 1e-9)
+    seen = np.asarray(visibility, np.float64) @ share.T
+    for c in np.flatnonzero(own.sum(1) < 0.2):  # too small for the low-poly: as the bone that carries it
+        seen[:, c] = seen[:, body.bone_parents[c]]
+    out: Array = np.clip(seen / WELL_SEEN, 0, 1)
+    return out
+
+
+def hold_unseen(rotations: npt.ArrayLike, confidence: npt.ArrayLike, times: npt.ArrayLike) -> tuple[Array, Array]:
+    """Rotations (F, J, 4) in which bones that were not seen for long are held calm; and keyed (F, J) bool, False there.
+
+    confidence (F, J) of `bone_visibility`; times (F,) seconds. Between two moments at which a bone was seen it goes
+    slowly from one to the other; before the first and after the last it stays; never seen, it keeps one mean pose.
+    Stretches shorter than UNSEEN_SECONDS are left to the smoothing. The root is always taken as seen.
+    """
+    q, t = continuous(np.array(rotations, np.float64)), np.asarray(times, np.float64)
+    unseen = np.asarray(confidence) < UNSEEN
+    unseen[:, 0] = False
+    keyed = np.ones(unseen.shape, bool)
+    if len(q) < 2:
+        return q, ~unseen
+    for c in np.flatnonzero(unseen.any(0)):
+        cuts = np.flatnonzero(np.diff(unseen[:, c])) + 1
+        edges = [0, *cuts.tolist(), len(q)]
+        for first, end in zip(edges[:-1], edges[1:], strict=True):
+            if unseen[first, c] and (t[end - 1] - t[first] > UNSEEN_SECONDS or end - first == len(q)):
+                keyed[first:end, c] = False
+        held = ~keyed[:, c]
+        if held.all():
+            q[:, c] = q[:, c].mean(0)
+        elif held.any():
+            at = np.flatnonzero(~held)
+            for k in range(4):
+                q[held, c, k] = np.interp(t[held], t[at], q[at, c, k])
+        q[:, c] /= np.maximum(np.linalg.norm(q[:, c], axis=-1, keepdims=True), 1e-9)
+    return q, keyed
 
 
 def repair_flips(

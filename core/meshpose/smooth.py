@@ -249,20 +249,34 @@ def _differences(times: Array) -> tuple[Array, Array, Array, float]:
     return rows, 6.0 / apart.prod(-1), (near[:, 3] - near[:, 0]) / 3, step
 
 
-def _solve(
-    y: Array, weight: Array, cutoff: Array, rows: Array, coefficients: Array, span: Array, step: float
-) -> Array:
+def _solve(y: Array, weight: Array, cutoff: Array, rows: Array, coefficients: Array, span: Array, step: float) -> Array:
     """The banded normal equations (half band 3), all channels at once: y (F, P, C), weight (F, P), cutoff (R, P)."""
-    band = np.zeros((4, *weight.shape))  # band[k][i] couples frame i with frame i + k
-    band[0] = weight * step
+    band = _stiffness(cutoff, rows, coefficients, span, len(weight))
+    band[0] += weight * step
+    return solve_banded(band, y * (weight * step)[..., None])
+
+
+def _stiffness(cutoff: Array, rows: Array, coefficients: Array, span: Array, count: int) -> Array:
+    """The penalty's part of the equations (4, F, P): [k][i] couples frame i with frame i + k."""
+    band = np.zeros((4, count, cutoff.shape[-1]))
     stiff = (2 * np.pi * cutoff) ** -6.0 * span[:, None]
     for k in range(4):
         for a in range(4 - k):
             band[k][rows + a] += stiff * (coefficients[:, a] * coefficients[:, a + k])[:, None]
-    return _banded(band, y * (weight * step)[..., None])
+    return band
 
 
-def _banded(band: Array, right: Array) -> Array:
+def penalty(times: npt.ArrayLike, cutoff: Array) -> Array:
+    """What smoothness at cut-offs (P,) Hz adds to the equations (4, F, P) for `solve_banded`, times (F,) ascending.
+
+    A weight w of frame i on the data adds w times the usual time step to [0, i] and to the right side.
+    """
+    at = np.asarray(times, np.float64)
+    rows, coefficients, span, _ = _differences(at)
+    return _stiffness(np.broadcast_to(cutoff, (len(rows), len(cutoff))), rows, coefficients, span, len(at))
+
+
+def solve_banded(band: Array, right: Array) -> Array:
     """Solves symmetric positive systems of half band 3 (4, F, P) for right sides (F, P, C) by L D L^T."""
     count = band.shape[1]
     d = np.empty(band.shape[1:])

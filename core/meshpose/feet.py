@@ -1,0 +1,454 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feet on the floor: which heels and balls of the feet bear, and legs that keep them where they stand.
+
+    legs = Legs(body, shape, scale)
+    pose = legs.pose(rotations, translation)                    # bones and soles in the world
+    contact = find_contact(pose.soles, eye, times, seen)        # (F, 4) bool
+    rotations = lock(legs, rotations, translation, contact, times).rotations
+
+A foot is taken as one stiff piece with two points on its sole: the back of the heel and the ball of the toes. In a
+stance both have one place on the floor; the heel's holds while the heel bears, the ball's while the ball does, and both
+are as far apart as the foot is long, so that it can roll. Between stances what was corrected fades out smoothly. The
+leg follows by two-bone inverse kinematics: the knee stays in its plane, and where a leg would have to be longer than it
+is the hips come down a little, slowly, rather than the knee snapping straight.
+
+Frame of reference: the world, metres, z up, the floor at z = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .body import Body, Shape, quaternion, rotation_matrix
+from .smooth import segments, smooth_positions
+
+Array = npt.NDArray[Any]
+
+SIDES = "LR"
+CHAIN = ("upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot")
+CERTAIN = 5.5
+"""Logarithm of the odds that a still point on the floor bears; what speaks against it:"""
+PER_HEIGHT = 55.0
+"""for each metre above the floor,"""
+PER_SPEED, SPEED_ACROSS, SPEED_ALONG = 9.0, 1.0, 2.0
+"""and for speed, half of the first at so many m/s across the line of sight, and along it, where depth is a guess."""
+SPEED_CUTOFF = 2.8
+"""Hz that pass half of a sole's way before its speed is taken."""
+SWITCH = 6.0
+"""What it costs to lift or set down a point, in the same odds at 25 fps."""
+UNSEEN = 0.15
+"""Visibility of a foot below which nothing is said about its contact."""
+LONGEST_FLOAT = 0.12
+"""Metres that the floor under a person may seem to rise or sink for a while: depth drifts."""
+RELEASE = 0.2
+"""Seconds in which a foot goes over from its place to its free way."""
+STRAY, STRAY_ALONG, LEAST_SPLIT = 0.12, 0.3, 12
+"""Metres that a foot may move on in what is held for one stance, across the line of sight and along it; more, and it is
+two, if it lasts for so many frames."""
+RAY_SIGMA, DEPTH_SIGMA = 0.02, 0.1
+"""Metres by which a sole errs across its ray, and along it."""
+REACH = 0.985
+"""Share of a leg's length to which it is stretched without the hips coming down."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """Bones that matter to the legs, in the world. turned: bone -> (F, 3, 3); hips, knees, ankles (F, 2, 3); soles
+    (F, 4, 3) in the order of CONTACTS: heel and ball, left then right.
+    """
+
+    turned: dict[int, Array]
+    hips: Array
+    knees: Array
+    ankles: Array
+    soles: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Locked:
+    """rotations (F, J, 4), translation (F, 3); drop (F,) metres by which the hips came down."""
+
+    rotations: Array
+    translation: Array
+    drop: Array
+
+
+class Legs:
+    """Bones and soles of one person's legs."""
+
+    def __init__(self, body: Body, shape: Shape, scale: float) -> None:
+        self.body, self.shape, self.scale = body, shape, scale
+        index = {name: c for c, name in enumerate(body.bone_names)}
+        self.chains = [[index[f"{bone}.{side}"] for bone in CHAIN] for side in SIDES]
+        self.pelvis = [int(body.bone_parents[chain[0]]) for chain in self.chains]
+        align = body.reference.astype(np.float64) @ shape.orientations.astype(np.float64).transpose(0, 2, 1)
+        align[0] = np.eye(3)
+        self.align = align
+        self.rest = np.stack([self._sole(side) for side in SIDES])  # (2, 2, 3): side, heel and ball
+        heads = shape.heads.astype(np.float64) * scale
+        joints = [[heads[chain[k]] for k in (0, 2, 4)] for chain in self.chains]
+        self.thigh = np.array([np.linalg.norm(j[1] - j[0]) for j in joints])
+        self.shin = np.array([np.linalg.norm(j[2] - j[1]) for j in joints])
+        self.foot = np.linalg.norm(self.rest[:, 1] - self.rest[:, 0], axis=-1)
+
+    def _sole(self, side: str) -> Array:
+        """Heel and ball (2, 3) of a foot at rest, relative to the ankle, on the plane that it stands on; metres."""
+        body, rest = self.body, self.shape.vertices.astype(np.float64)
+        foot = rest[body.parts == body.part_names.index(f"foot.{side}")]
+        ankle, toes = (self.shape.heads[body.bone_names.index(f"{n}.{side}")] for n in ("foot", "toe2-1"))
+        floor = rest[~body.inner, 2].min()
+        sole = foot[foot[:, 2] < floor + 0.02 / max(self.scale, 0.2)]
+        back = float(sole[:, 1].max())
+        ahead = (toes[0] - ankle[0]) / (toes[1] - ankle[1])  # sideways for each metre to the back
+        points = [(ankle[0] + ahead * (y - ankle[1]), y, floor) for y in (back - 0.01, float(toes[1]))]
+        return (np.array(points) - ankle) * self.scale
+
+    def pose(self, rotations: Array, translation: Array) -> Pose:
+        """rotations (F, J, 4) with the root's in the world, translation (F, 3) of the root's head."""
+        parents, heads = self.body.bone_parents, self.shape.heads.astype(np.float64) * self.scale
+        turned = {0: rotation_matrix(rotations[:, 0].astype(np.float64))}
+        place = {0: np.asarray(translation, np.float64)}
+        for chain, pelvis in zip(self.chains, self.pelvis, strict=True):
+            for bone in (pelvis, *chain):
+                p = int(parents[bone])
+                turned[bone] = turned[p] @ rotation_matrix(rotations[:, bone].astype(np.float64))
+                place[bone] = place[p] + turned[p] @ (self.align[p] @ (heads[bone] - heads[p]))
+        hips, knees, ankles = (np.stack([place[chain[k]] for chain in self.chains], 1) for k in (0, 2, 4))
+        feet = np.stack([turned[chain[4]] @ self.align[chain[4]] for chain in self.chains], 1)
+        soles = ankles[:, :, None] + np.einsum("fsab,spb->fspa", feet, self.rest)
+        return Pose(turned, hips, knees, ankles, soles.reshape(len(soles), 4, 3))
+
+
+# -- contact -------------------------------------------------------------------------------------------------------
+
+
+def find_contact(soles: Array, eye: Array, times: Array, seen: Array, grounded: bool = True) -> Array:
+    """Which points bear on the floor: (F, 4) bool.
+
+    soles (F, 4, 3) at times (F,); eye (3,) or (F, 3): the camera; seen (F, 2) visibility of the feet; grounded: the
+    floor is at z = 0 (else only the speed tells, and which foot is the lower one).
+    """
+    if len(soles) < 4:
+        return np.zeros(soles.shape[:2], bool)
+    run = segments(times)
+    step = float(np.median(np.diff(times)))
+    steady = smooth_positions(soles, times, strength=0.5, cutoff=min(SPEED_CUTOFF, 0.3 / step))
+    velocity = np.gradient(steady, times, axis=0)
+    sight = steady - eye if np.ndim(eye) == 1 else steady - np.asarray(eye)[:, None]
+    sight /= np.maximum(np.linalg.norm(sight, axis=-1, keepdims=True), 1e-9)
+    along = (velocity * sight).sum(-1) ** 2
+    across = np.maximum((velocity**2).sum(-1) - along, 0)
+    height = np.maximum(steady[..., 2] - _under(steady[..., 2], times, grounded)[:, None], -0.05)
+    odds = CERTAIN - PER_HEIGHT * height
+    odds -= PER_SPEED * (across / (across + SPEED_ACROSS**2) + along / (along + SPEED_ALONG**2))
+    odds = np.clip(odds, -8, 6)
+    odds = np.where(np.repeat(seen, 2, 1) < UNSEEN, -1.0, odds)
+    return _two_states(odds * (step * 25), SWITCH, run)
+
+
+def _under(height: Array, times: Array, grounded: bool) -> Array:
+    """Where the floor seems to be under a person (F,), from the lowest of the points' heights (F, 4) around."""
+    lowest = height.min(1)
+    step = float(np.median(np.diff(times)))
+    reach = max(2, round(0.6 / step))
+    padded = np.pad(lowest, reach, mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
+    floor = smooth_positions(np.median(around, axis=1)[:, None], times, cutoff=1.0)[:, 0]
+    return np.clip(floor, -LONGEST_FLOAT, LONGEST_FLOAT) if grounded else floor
+
+
+def _two_states(score: Array, change: float, run: Array) -> Array:
+    """The most likely course (F, K) bool, where score (F, K) > 0 speaks for True and each change costs."""
+    out = np.zeros(score.shape, bool)
+    no, yes = -score[0] / 2, score[0] / 2
+    from_yes = np.zeros((*score.shape, 2), bool)  # came the best way to (no, yes) from yes?
+    for f in range(1, len(score)):
+        cost = change if run[f] == run[f - 1] else 0.0
+        from_yes[f, :, 0], from_yes[f, :, 1] = yes - cost > no, yes > no - cost
+        no, yes = np.maximum(no, yes - cost) - score[f] / 2, np.maximum(yes, no - cost) + score[f] / 2
+    out[-1] = yes > no
+    for f in range(len(score) - 1, 0, -1):
+        out[f - 1] = np.where(out[f], from_yes[f, :, 1], from_yes[f, :, 0])
+    return out
+
+
+def stretches(mask: Array, run: Array | None = None) -> list[tuple[int, int]]:
+    """First and one past the last of each stretch of True in (F,), none across two runs."""
+    if not len(mask):
+        return []
+    change = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+    cuts = set(change.tolist()) | ({0, len(mask)})
+    if run is not None:
+        cuts |= set((np.flatnonzero(np.diff(run)) + 1).tolist())
+    edges = sorted(cuts)
+    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if mask[a]]
+
+
+# -- keeping feet where they are -----------------------------------------------------------------------------------
+
+
+def lock(
+    legs: Legs, rotations: Array, translation: Array, contact: Array, times: Array, eye: Array | None = None
+) -> Locked:
+    """Legs such that each foot in contact stays where it stands, on the floor, and none goes below it.
+
+    rotations (F, J, 4) world, translation (F, 3), contact (F, 4) bool, times (F,). eye (3,): the camera; with it a sole
+    that seems to float goes to the floor along its ray, not straight down, as far as the ray tells more than the depth.
+    """
+    rotations, translation = np.asarray(rotations, np.float64), np.asarray(translation, np.float64)
+    none = Locked(rotations, translation, np.zeros(len(rotations)))
+    if len(rotations) < 2:
+        return none
+    run = segments(times)
+    release = max(2, round(RELEASE / float(np.median(np.diff(times)))))
+    pose = legs.pose(rotations, translation)
+    down = pose.soles if eye is None else _along_rays(pose.soles, np.asarray(eye, np.float64))
+    turns, shifts, holds = [], [], []
+    for side in range(2):
+        turn, shift, hold = _corrections(pose, down, legs, side, contact, run, release, eye)
+        turns.append(turn)
+        shifts.append(shift)
+        holds.append(hold)
+    targets = pose.ankles + np.stack(shifts, 1)
+    hold = np.stack(holds, 1)
+    drop = _drop(legs, pose.hips, targets, np.linalg.norm(pose.ankles - pose.hips, axis=-1), hold, times, run)
+    down = np.zeros((len(drop), 3))
+    down[:, 2] = -drop
+    out = rotations.copy()
+    for side in range(2):
+        _bend(legs, pose, side, down, targets[:, side], _exponential(turns[side]), out)
+    return Locked(out, translation + down, drop)
+
+
+def _along_rays(soles: Array, eye: Array) -> Array:
+    """Soles (F, 4, 3) gone to the floor along the rays from eye (3,), as far as those can be trusted; their heights
+    mean nothing any more.
+    """
+    sight = soles - eye
+    fall = np.minimum(sight[..., 2:], -0.05)
+    far = np.linalg.norm(sight, axis=-1, keepdims=True)
+    by_ray = (RAY_SIGMA * far / -fall) ** 2
+    share = DEPTH_SIGMA**2 / (DEPTH_SIGMA**2 + by_ray)
+    step = np.clip(-soles[..., 2:] / fall, -0.1, 0.1)
+    out: Array = soles + share * step * sight
+    return out
+
+
+def _corrections(
+    pose: Pose, down: Array, legs: Legs, side: int, contact: Array, run: Array, release: int,
+    eye: Array | None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """What one foot needs: turn (F, 3) rotation vectors about the ankle, shift (F, 3) of the ankle, and how firmly the
+    foot is held (F,) 0..1. down (F, 4, 3): the soles by which the place of a stance is told.
+    """
+    heel, ball = pose.soles[:, 2 * side], pose.soles[:, 2 * side + 1]
+    ankle = pose.ankles[:, side]
+    bears = contact[:, 2 * side : 2 * side + 2]
+    both = bears.all(1)
+    stances = _stances(down[:, 2 * side], down[:, 2 * side + 1], bears, run, legs.foot[side], eye)
+    turn, shift, hold = np.zeros_like(heel), np.zeros_like(heel), np.zeros(len(heel))
+    for first, end, _, ahead in stances:
+        rows = np.arange(first, end)[both[first:end]]
+        turn[rows] = _smallest_vector(ball[rows] - heel[rows], np.broadcast_to(ahead, (len(rows), 3)))
+    flat = [(a, b) for a, b, *_ in stances for a, b in stretches(both & _within(len(both), a, b))]
+    turn = _fade(turn, flat, run, release)
+    spun = _exponential(turn)
+    heel = ankle + np.einsum("fab,fb->fa", spun, heel - ankle)
+    ball = ankle + np.einsum("fab,fb->fa", spun, ball - ankle)
+    for first, end, at, ahead in stances:
+        rows = np.arange(first, end)
+        share = bears[rows].astype(np.float64)
+        share /= np.maximum(share.sum(1, keepdims=True), 1)
+        away = share[:, :1] * (at - heel[rows]) + share[:, 1:] * (at + ahead - ball[rows])
+        known = share.any(1)
+        shift[rows] = _between(away, known)
+        hold[rows] = 1
+    held = [(first, end) for first, end, *_ in stances]
+    shift, hold = _fade(shift, held, run, release), _fade(hold[:, None], held, run, release)[:, 0]
+    low = np.minimum(heel[:, 2], ball[:, 2]) + shift[:, 2]
+    shift[:, 2] += np.where(_inside(len(low), held), 0, _soft_positive(-low))
+    return turn, shift, hold
+
+
+def _within(count: int, first: int, end: int) -> Array:
+    out = np.zeros(count, bool)
+    out[first:end] = True
+    return out
+
+
+def _inside(count: int, pieces: list[tuple[int, int]]) -> Array:
+    out = np.zeros(count, bool)
+    for first, end in pieces:
+        out[first:end] = True
+    return out
+
+
+def _soft_positive(x: Array, width: float = 0.002) -> Array:
+    """max(x, 0) with a rounded corner."""
+    out: Array = (x + np.sqrt(x * x + width * width)) / 2
+    return out
+
+
+def _between(values: Array, known: Array) -> Array:
+    """Rows (n, C) where known, straight lines between them elsewhere."""
+    at = np.flatnonzero(known)
+    grid = np.arange(len(values))
+    return np.stack([np.interp(grid, at, values[at, c]) for c in range(values.shape[1])], 1)
+
+
+def _stances(
+    heel: Array, ball: Array, bears: Array, run: Array, length: float, eye: Array | None
+) -> list[tuple[int, int, Array, Array]]:
+    """Stances of one foot: first frame, one past the last, the heel's place on the floor (3,), heel to ball (3,)."""
+    pending = stretches(_closed(bears.any(1), run), run)
+    out = []
+    while pending:
+        first, end = pending.pop(0)
+        h, b, on = heel[first:end], ball[first:end], bears[first:end]
+        along = (b - h)[:, :2]
+        flat = on.all(1) if on.all(1).any() else np.ones(len(on), bool)
+        ahead = np.append(np.median(along[flat] / np.linalg.norm(along[flat], axis=1, keepdims=True), 0), 0.0)
+        ahead *= length / max(float(np.linalg.norm(ahead)), 1e-9)
+        guess = np.concatenate([h[on[:, 0], :2], b[on[:, 1], :2] - ahead[:2]])
+        at = np.append(np.median(guess, 0), 0.0)
+        if end - first >= LEAST_SPLIT and _strays(np.where(on[:, :1], h - at, b - at - ahead)[:, :2], at, eye):
+            middle = (first + end) // 2
+            pending[:0] = [(first, middle), (middle, end)]
+        else:
+            out.append((first, end, at, ahead))
+    return out
+
+
+def _strays(away: Array, at: Array, eye: Array | None) -> bool:
+    """Whether a foot has moved on in the course of a stance: away (n, 2) from its place at."""
+    third = len(away) // 3
+    drift = np.median(away[-third:], 0) - np.median(away[:third], 0)
+    if eye is None:
+        return bool(np.linalg.norm(drift) > STRAY)
+    sight = (at - eye)[:2] / max(float(np.linalg.norm((at - eye)[:2])), 1e-9)
+    along = float(drift @ sight)
+    return bool((drift @ drift - along**2) / STRAY**2 + (along / STRAY_ALONG) ** 2 > 1)
+
+
+def _closed(mask: Array, run: Array, longest: int = 2) -> Array:
+    """Short gaps in (F,) filled."""
+    out = mask.copy()
+    for first, end in stretches(~mask, run):
+        if end - first <= longest and first > 0 and end < len(mask) and run[first - 1] == run[end]:
+            out[first:end] = True
+    return out
+
+
+def _fade(values: Array, pieces: list[tuple[int, int]], run: Array, release: int) -> Array:
+    """Values (F, C) inside of pieces, and beyond them what stands at their ends, fading out in `release` frames.
+
+    Between two pieces with less room than that the one goes over into the other.
+    """
+    out, count = np.zeros_like(values), len(values)
+    for first, end in pieces:
+        out[first:end] = values[first:end]
+    for i, (first, end) in enumerate(pieces):
+        before = pieces[i - 1][1] if i else 0
+        after = pieces[i + 1][0] if i + 1 < len(pieces) else count
+        for edge, towards, room in ((first, -1, first - before), (end - 1, 1, after - end)):
+            k = np.arange(1, min(release, room) + 1)
+            rows = edge + towards * k
+            rows = rows[(rows >= 0) & (rows < count)]
+            rows = rows[run[rows] == run[edge]]
+            share = _ease(1 - (np.arange(len(rows)) + 1) / (min(release, room) + 1))
+            out[rows] += share[:, None] * values[edge]
+        if i and first == before:  # one stance in two parts: half a release on each side
+            _blend(out, first, min(release // 2, first - pieces[i - 1][0], end - first))
+    return out
+
+
+def _blend(values: Array, at: int, reach: int) -> None:
+    """Takes the jump out of values (F, C) between at - 1 and at, within `reach` frames on both sides (in place)."""
+    if reach < 1:
+        return
+    jump = values[at] - values[at - 1]
+    ahead = _ease(1 - (np.arange(reach) + 0.5) / reach)[:, None] / 2
+    values[at : at + reach] -= ahead * jump
+    values[at - reach : at] += ahead[::-1] * jump
+
+
+def _ease(x: Array) -> Array:
+    return x * x * (3 - 2 * x)
+
+
+def _drop(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array, run: Array) -> Array:
+    """How far the hips come down (F,) so that no held foot is out of reach; slowly, and early enough."""
+    length = legs.thigh + legs.shin
+    reach = np.clip(extension, REACH * length, 0.998 * length)
+    line = targets - hips
+    flat = (line[..., :2] ** 2).sum(-1)
+    need = -line[..., 2] - np.sqrt(np.maximum(reach**2 - flat, 0.05))
+    need = (np.clip(need, 0, 0.25) * hold).max(1)
+    if not need.any():
+        return need
+    reach_frames = max(1, round(0.1 / float(np.median(np.diff(times)))))
+    padded = np.pad(need, reach_frames, mode="edge")
+    highest = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach_frames + 1).max(1)
+    return np.maximum(smooth_positions(highest[:, None], times, cutoff=3.0)[:, 0], 0)
+
+
+def _bend(legs: Legs, pose: Pose, side: int, down: Array, target: Array, turn: Array, out: Array) -> None:
+    """Writes one leg's local rotations so that the ankle comes to target (F, 3) and the foot turns by turn."""
+    hip, knee, ankle = pose.hips[:, side], pose.knees[:, side], pose.ankles[:, side]
+    thigh, shin, line = knee - hip, ankle - knee, ankle - hip
+    wanted: Array = target - (hip + down)
+    t, s = legs.thigh[side], legs.shin[side]
+    far = np.clip(np.linalg.norm(wanted, axis=-1), abs(t - s) + 0.02, 0.9995 * (t + s))
+    along = wanted / np.maximum(np.linalg.norm(wanted, axis=-1, keepdims=True), 1e-9)
+    swing = _smallest(line, along)
+    chain = legs.chains[side]
+    front = pose.turned[chain[0]] @ np.array([0.0, -1.0, 0.0])
+    aside = _across(np.einsum("fab,fb->fa", swing, thigh), along)
+    ahead = _across(np.einsum("fab,fb->fa", swing, front), along)
+    ahead /= np.maximum(np.linalg.norm(ahead, axis=-1, keepdims=True), 1e-9)
+    # A straight leg has no plane: it bends to the front; one bent backwards does not fold over when it is moved.
+    aside -= np.minimum((aside * ahead).sum(-1, keepdims=True), 0) * ahead
+    aside += 0.02 * t * ahead
+    aside /= np.maximum(np.linalg.norm(aside, axis=-1, keepdims=True), 1e-9)
+    cosine = np.clip((t * t + far**2 - s * s) / (2 * t * far), -1, 1)[:, None]
+    upper = t * (cosine * along + np.sqrt(1 - cosine**2) * aside)
+    lower = far[:, None] * along - upper
+    first = _smallest(np.einsum("fab,fb->fa", swing, thigh), upper) @ swing
+    second = _smallest(np.einsum("fab,fb->fa", swing, shin), lower) @ swing
+    turned = pose.turned
+    new = [first @ turned[chain[0]], first @ turned[chain[1]], second @ turned[chain[2]]]
+    new += [second @ turned[chain[3]], turn @ turned[chain[4]]]
+    moved = (np.linalg.norm(target - ankle - down, axis=-1) > 1e-7) | (np.abs(turn - np.eye(3)).max((1, 2)) > 1e-9)
+    for k, parent in ((0, turned[legs.pelvis[side]]), (2, new[1]), (4, new[3])):
+        local = quaternion(parent.swapaxes(1, 2) @ new[k])
+        local *= np.where((local * out[:, chain[k]]).sum(-1, keepdims=True) < 0, -1.0, 1.0)
+        out[moved, chain[k]] = local[moved]
+
+
+def _across(v: Array, axis: Array) -> Array:
+    """The part of vectors (F, 3) across unit axes (F, 3)."""
+    return v - (v * axis).sum(-1, keepdims=True) * axis
+
+
+def _smallest(a: Array, b: Array) -> Array:
+    """Smallest rotations (F, 3, 3) from directions a (F, 3) to b (F, 3)."""
+    a, b = (v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9) for v in (a, b))
+    w = 1 + (a * b).sum(-1, keepdims=True)
+    return rotation_matrix(np.concatenate([np.maximum(w, 1e-6), np.cross(a, b)], -1))
+
+
+def _smallest_vector(a: Array, b: Array) -> Array:
+    """The same as rotation vectors (F, 3), radians."""
+    axis = np.cross(a, b)
+    sine, cosine = np.linalg.norm(axis, axis=-1, keepdims=True), (a * b).sum(-1, keepdims=True)
+    return axis / np.maximum(sine, 1e-12) * np.arctan2(sine, cosine)
+
+
+def _exponential(vector: Array) -> Array:
+    """Rotation vectors (F, 3), radians -> matrices (F, 3, 3)."""
+    half = np.linalg.norm(vector, axis=-1, keepdims=True) / 2
+    return rotation_matrix(np.concatenate([np.cos(half), vector * 0.5 * np.sinc(half / np.pi)], -1))
