@@ -32,6 +32,8 @@ BPY_MACHINES = (("linux", "x86_64"), ("darwin", "arm64"), ("darwin", "x86_64"), 
 
 #: Options of `run` that stand alone; every other `--option` takes the next argument as its value.
 RUN_FLAGS = {"--restart", "--no-preview", "-h", "--help"}
+#: Options of an export (meshpose_blender/exporting.py), with a value and without; the scene's command gets them.
+EXPORT_OPTIONS, EXPORT_FLAGS = {"--export", "--preset", "--rig", "--smplx-model"}, {"--one-file"}
 
 
 class BuildError(Exception):
@@ -140,18 +142,25 @@ def module(*arguments: str | Path) -> int:
     return call([PYTHON, "-m", *arguments])
 
 
-def write_scene(take: Path, blend: Path) -> int:
-    """Take → .blend."""
+def write_scene(take: Path, blend: Path, exports: Sequence[str] = ()) -> int:
+    """Take → .blend, and the files that the options `exports` ask for beside it."""
     try:
-        return call(*scene_command(take, blend))
+        return call(*blender_command(take, "--out", blend, *exports))
     except BuildError as error:
         raise BuildError(f"{take} is written, but not {blend}: {error}") from error
 
 
-def scene_command(take: str | Path, blend: str | Path) -> tuple[list[str | Path], dict[str, str]]:
-    """Take → .blend, by the bpy wheel in `.venv` or by an installed Blender: the command and its environment."""
+def check_exports(exports: Sequence[str]) -> int:
+    """Whether an export with these options can be, before a long job; 0, or 2 after one line on stderr."""
+    return call(*blender_command("export", "--check", *exports)) if exports else 0
+
+
+def blender_command(*arguments: str | Path) -> tuple[list[str | Path], dict[str, str]]:
+    """`python -m meshpose_blender ARGUMENTS`, by the bpy wheel in `.venv` or by an installed Blender: the command and
+    its environment.
+    """
     if bpy_fits():
-        return [PYTHON, "-m", "meshpose_blender", take, "--out", blend], {}
+        return [PYTHON, "-m", "meshpose_blender", *arguments], {}
     blender = shutil.which("blender")
     if blender is None:
         wanted = " or ".join(f"{major}.{minor}" for major, minor in BPY_PYTHONS)
@@ -162,7 +171,7 @@ def scene_command(take: str | Path, blend: str | Path) -> tuple[list[str | Path]
     options: list[str | Path] = ["-b", "--factory-startup", "--python-use-system-env", "--python-exit-code", "1"]
     path = os.pathsep.join([str(ROOT / "core"), str(ROOT), *map(str, opencv_for_blender())])
     script = ROOT / "meshpose_blender" / "__main__.py"
-    return [blender, *options, "-P", script, "--", take, "--out", blend], {"PYTHONPATH": path}
+    return [blender, *options, "-P", script, "--", *arguments], {"PYTHONPATH": path}
 
 
 def opencv_for_blender() -> list[Path]:
@@ -218,20 +227,41 @@ def _split_run(arguments: Sequence[str]) -> tuple[Path | None, Path, list[str]]:
     return (Path(clips[0]) if clips else None), Path(out), options
 
 
+def split_exports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments without the options of an export, and those."""
+    rest: list[str] = []
+    exports: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--":
+            rest += [argument, *left]
+        elif argument.partition("=")[0] in EXPORT_OPTIONS | EXPORT_FLAGS:
+            exports.append(argument)
+            if argument in EXPORT_OPTIONS:
+                exports += [value] if (value := next(left, None)) is not None else []
+        else:
+            rest.append(argument)
+    return rest, exports
+
+
 def run(arguments: list[str]) -> int:
-    """[CLIP] [--out DIR] [options]  clip → DIR/x.take, x.blend, x_preview.mp4 (no CLIP: the sample; DIR: out)"""
+    """[CLIP] [--out DIR] [--export fbx,...] [options]  clip → DIR/x.take, x.blend, x_preview.mp4 (no CLIP: the sample)"""
+    arguments, exports = split_exports(arguments)
     clip, out, options = _split_run(arguments)
     environment("runtime", *(["blender"] if bpy_fits() else []))
     if {"-h", "--help"} & set(options):
         return module("meshpose", "run", "--help")
     if clip is None:
         clip = SAMPLE
+    code = check_exports(exports)
+    if code:
+        return code
     # Absolute, so that no name looks like an option.
     code = module("meshpose", "run", Path(os.path.abspath(clip)), f"--out={out}", *options)
     if code:
         return code
     take = take_of(clip, out)
-    return write_scene(take, take.with_name(f"{take.stem}.blend"))
+    return write_scene(take, take.with_name(f"{take.stem}.blend"), exports)
 
 
 def batch(arguments: list[str]) -> int:
@@ -239,7 +269,11 @@ def batch(arguments: list[str]) -> int:
     environment("runtime", *(["blender"] if bpy_fits() else []))
     if {"-h", "--help"} & set(arguments):
         return module("meshpose", "batch", "--help")
-    command, env = scene_command("{take}", "{folder}/{name}.blend")
+    arguments, exports = split_exports(arguments)
+    code = check_exports(exports)
+    if code:
+        return code
+    command, env = blender_command("{take}", "--out", "{folder}/{name}.blend", *exports)
     # shlex takes Windows' backslashes for its own.
     scene = shlex.join(part.as_posix() if isinstance(part, Path) else part for part in command)
     return call([PYTHON, "-m", "meshpose", "batch", "--then", scene, *arguments], env)
@@ -249,7 +283,7 @@ def test(arguments: list[str]) -> int:
     """[--all] [pytest arguments]  ruff, mypy, pytest, the bpy tests; --all adds the slow ones (installs torch)"""
     everything = "--all" in arguments
     chosen = [argument for argument in arguments if argument != "--all"]
-    groups = ["runtime", *(["blender"] if bpy_fits() else []), "evaluate", "test"]
+    groups = ["runtime", *(["blender"] if bpy_fits() else []), "evaluate", "package", "test"]
     environment(*groups, *(["training"] if everything else []))
     marks = [] if everything else ["-m", "not slow"]
     os.chdir(ROOT)
@@ -269,8 +303,8 @@ def test(arguments: list[str]) -> int:
 
 
 def package(arguments: list[str]) -> int:
-    """[options]  the extension's zip, wheels inside, into dist/"""
-    environment("runtime")
+    """[--out DIR] [--platform NAME] | --check ZIP ...  the extension's zips, wheels inside (dist/), or a look into some"""
+    environment("runtime", "package")
     return call([PYTHON, ROOT / "tools" / "package.py", *arguments])
 
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the extension's zips: `python3 build.py package [--out DIR] [--platform linux-x64]`.
+"""Make the extension's zips: `python3 build.py package [--out DIR] [--platform linux-x64]`; `--check ZIP` only looks.
 
 A zip holds `meshpose_blender/` at its top, the manifest, the notices, and in `wheels/` the core with its weights
 (one pure wheel, made here), onnxruntime for each Python that Blender comes with, and opencv. numpy is Blender's own:
 a second one would be swapped in under Blender's feet. onnxruntime's other declared dependencies (protobuf,
-flatbuffers, packaging) serve tools that we do not call; it runs without them.
+flatbuffers, packaging) serve tools that we do not call; it runs without them. `tools/wheels.py` says what else stays
+out, and what is checked in the wheels of systems that we cannot try.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
 import os
 import re
@@ -21,31 +21,44 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+
+from tools import wheels
+from tools.wheels import PackageError, Wheel
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Blender 4.2 to 5.0 come with Python 3.11, 5.1 and Debian's 4.3 with 3.13.
+
+@dataclass(frozen=True)
+class Target:
+    """One zip: Blender's name of the platform, the Pythons of its Blenders, what pip may take, newest first."""
+
+    platform: str
+    pythons: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+# The official Blender 4.2 to 5.0 come with Python 3.11, 5.1 and 5.2 with 3.13; so does Debian's 4.3. Debian's Blender 5
+# has 3.14, which nobody else needs: a zip of its own keeps the others small.
 PYTHONS = ("311", "313")
-# What pip may take for each of Blender's platform names, newest first.
-PLATFORM_TAGS = {
-    "linux-x64": ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"),
-    "windows-x64": ("win_amd64",),
-    "macos-arm64": ("macosx_14_0_arm64", "macosx_13_0_arm64", "macosx_12_0_arm64", "macosx_11_0_arm64"),
+LINUX = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+TARGETS = {
+    "linux-x64": Target("linux-x64", PYTHONS, LINUX),
+    "windows-x64": Target("windows-x64", PYTHONS, ("win_amd64",)),
+    "macos-arm64": Target("macos-arm64", PYTHONS, tuple(f"macosx_{major}_0_arm64" for major in (14, 13, 12, 11))),
+    "linux-x64-python3.14": Target("linux-x64", ("314",), LINUX),
 }
 # Written as our users' Blender needs them; the versions come from requirements/runtime.txt.
 LIBRARIES = ("onnxruntime", "opencv-python-headless")
 NEVER = ("numpy", "torch", "bpy")
 NOTICES = {"LICENSE": "LICENSE-APACHE", "NOTICE": "NOTICE", "THIRD_PARTY.md": "THIRD_PARTY.md"}
 SKIP = re.compile(r"(^|/)(__pycache__|\..*|.*\.pyc)(/|$)")
+LARGEST = 170_000_000  # bytes of a zip
 
 
-class PackageError(Exception):
-    """The zip cannot be made; the text is one line for people."""
-
-
-def package(out: Path, platforms: Iterable[str] = tuple(PLATFORM_TAGS)) -> list[Path]:
-    """Make one zip per platform in `out` and check each; returns their paths.
+def package(out: Path, targets: Iterable[str] = tuple(TARGETS)) -> list[Path]:
+    """Make one zip per name of TARGETS in `out`, check each, write their SHA256SUMS; returns the zips' paths.
 
     Raises PackageError when a file is missing, pip finds no wheel, or the finished zip does not hold what it lists.
     """
@@ -62,9 +75,12 @@ def package(out: Path, platforms: Iterable[str] = tuple(PLATFORM_TAGS)) -> list[
     try:
         # The wheel's version grows with every build: Blender unpacks a wheel again only if its version is a new one.
         wheel = build_core_wheel(work, f"{core}.post{time.strftime('%Y%m%d%H%M%S', time.gmtime())}")
-        return [_zip(out, name, manifest, [wheel, *download_wheels(name)]) for name in platforms]
+        zips = [_zip(out, name, manifest, [wheel, *travelling_wheels(name)]) for name in targets]
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in zips)
+    (out / "SHA256SUMS").write_text(sums)
+    return zips
 
 
 def core_version() -> str:
@@ -93,18 +109,11 @@ def build_core_wheel(out: Path, version: str) -> Path:
     ).encode()
     contents[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: meshpose\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     contents[f"{info}/entry_points.txt"] = b"[console_scripts]\nmeshpose = meshpose.cli:main\n"
-    record = "".join(f"{name},{_record_digest(data)},{len(data)}\n" for name, data in contents.items())
-    contents[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    contents[f"{info}/RECORD"] = wheels.record(contents, info)
     out.mkdir(parents=True, exist_ok=True)
     wheel = out / f"meshpose-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
+    wheels.write(wheel, contents)
     return wheel
-
-
-def _record_digest(data: bytes) -> str:
-    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
@@ -129,110 +138,126 @@ def pins() -> dict[str, str]:
     return found
 
 
-def download_wheels(platform: str) -> list[Path]:
-    """The libraries' wheels for one platform and all PYTHONS, from pip, kept in the user's cache."""
+def travelling_wheels(target: str) -> list[Path]:
+    """The libraries' wheels for one name of TARGETS and all its Pythons, from pip, slimmed; in the user's cache."""
+    platform = TARGETS[target].platform
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshpose/wheels" / platform
     cache.mkdir(parents=True, exist_ok=True)
-    wheels: set[Path] = set()
+    found: set[Path] = set()
     for name, version in pins().items():
-        stem = f"{name.replace('-', '_')}-{version}-"
-        for python in PYTHONS:
-            fitting = [path for path in cache.glob(f"{stem}*.whl") if _fits(path.name, python)]
-            if not fitting:
-                _download(f"{name}=={version}", python, platform, cache)
-                fitting = [path for path in cache.glob(f"{stem}*.whl") if _fits(path.name, python)]
-            if not fitting:
+        for python in TARGETS[target].pythons:
+            wheel = _kept(cache, name, version, python)
+            if wheel is None:
+                _download(f"{name}=={version}", python, target, cache)
+                wheel = _kept(cache, name, version, python)
+            if wheel is None:
                 raise PackageError(f"pip fetched no wheel of {name} {version} for Python {python} on {platform}")
-            wheels.add(fitting[0])
-    return sorted(wheels)
+            found.add(wheel)
+    return [wheels.slim(wheel, cache / "slim") for wheel in sorted(found)]
 
 
-def _download(requirement: str, python: str, platform: str, cache: Path) -> None:
+def _kept(cache: Path, name: str, version: str, python: str) -> Path | None:
+    """A wheel that was fetched before."""
+    found = sorted(cache.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+    return next((path for path in found if Wheel.parse(path.name).fits(python)), None)
+
+
+def _download(requirement: str, python: str, target: str, cache: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--implementation", "cp", "--python-version", python, "--dest", str(cache)]
-    for tag in PLATFORM_TAGS[platform]:
+    for tag in TARGETS[target].tags:
         command += ["--platform", tag]
     result = subprocess.run([*command, requirement], capture_output=True, text=True)
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise PackageError(f"pip could not fetch {requirement} for Python {python} on {platform}: {last}")
+        raise PackageError(f"pip could not fetch {requirement} for Python {python} on {target}: {last}")
 
 
-def _fits(wheel: str, python: str) -> bool:
-    """Whether a wheel's file name says that it runs on this CPython (`"311"`): its own, abi3 of an older, or pure."""
-    tag, abi = wheel.removesuffix(".whl").split("-")[-3:-1]
-    if abi == "abi3":
-        return any(part.startswith("cp3") and int(part[3:]) <= int(python[1:]) for part in tag.split("."))
-    return (tag == f"cp{python}" and abi in (tag, "none")) or "py3" in tag.split(".")
-
-
-def _zip(out: Path, platform: str, manifest: str, wheels: list[Path]) -> Path:
-    """Write and check the zip of one platform."""
-    listed = "".join(f'\n    "./wheels/{wheel.name}",' for wheel in wheels)
-    manifest, changed = re.subn(r"^platforms = \[.*\]$", f'platforms = ["{platform}"]', manifest, flags=re.MULTILINE)
+def _zip(out: Path, target: str, manifest: str, packed: list[Path]) -> Path:
+    """Write and check the zip of one name of TARGETS."""
+    listed = "".join(f'\n    "./wheels/{wheel.name}",' for wheel in packed)
+    platform = f'platforms = ["{TARGETS[target].platform}"]'
+    manifest, changed = re.subn(r"^platforms = \[.*\]$", platform, manifest, flags=re.MULTILINE)
     manifest, filled = re.subn(r"^wheels = \[\]$", f"wheels = [{listed}\n]", manifest, flags=re.MULTILINE)
     if (changed, filled) != (1, 1):
         raise PackageError("blender_manifest.toml needs one line `platforms = [...]` and one line `wheels = []`")
     fields = tomllib.loads(manifest)
-    target = out / f"{fields['id']}-{fields['version']}-{platform.replace('-', '_')}.zip"
-    partial = target.with_suffix(".part")
+    path = out / f"{fields['id']}-{fields['version']}-{target.replace('-', '_')}.zip"
+    partial = path.with_suffix(".part")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("blender_manifest.toml", manifest)
-        for name, path in _files(ROOT / "meshpose_blender"):
-            archive.write(path, name)
+        for name, file in _files(ROOT / "meshpose_blender"):
+            archive.write(file, name)
         for name, stored in NOTICES.items():
             archive.write(ROOT / name, stored)
-        for wheel in wheels:  # a wheel is compressed already
+        for wheel in packed:  # a wheel is compressed already
             archive.write(wheel, f"wheels/{wheel.name}", compress_type=zipfile.ZIP_STORED)
-    check_zip(partial, platform)
-    partial.replace(target)
-    return target
+    check_zip(partial, target)
+    partial.replace(path)
+    return path
 
 
-def check_zip(path: Path, platform: str) -> None:
-    """Look at a finished zip as Blender will; raises PackageError with what is wrong.
+def check_zip(path: Path, target: str) -> str:
+    """Look at a finished zip as the Blenders of a name of TARGETS will, and into its wheels; returns what they need.
 
     `extension validate` calls a zip valid although a listed wheel is missing, and Blender then installs it and fails.
+    Raises PackageError with what is wrong.
     """
+    platform, pythons = TARGETS[target].platform, TARGETS[target].pythons
+    if path.stat().st_size > LARGEST:
+        raise PackageError(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB; at most {LARGEST / 1e6:.0f} are promised")
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
+        if "blender_manifest.toml" not in names:
+            raise PackageError(f"{path.name}: this is no extension's zip, or only a part of one; make it again")
         fields = tomllib.loads(archive.read("blender_manifest.toml").decode())
-    listed = {str(wheel).removeprefix("./") for wheel in fields["wheels"]}
-    packed = {name for name in names if name.endswith(".whl")}
-    if listed != packed:
-        raise PackageError(f"{path.name}: wheels listed and packed differ: {sorted(listed ^ packed)}")
-    for needed in ("__init__.py", "LICENSE", *NOTICES.values()):
-        if needed not in names:
-            raise PackageError(f"{path.name}: {needed} is missing")
-    systems = {"linux-x64": "manylinux", "windows-x64": "win_amd64", "macos-arm64": "macosx"}
-    for wheel in sorted(listed):
-        file = wheel.removeprefix("wheels/")
-        if file.split("-")[0] in NEVER:
-            raise PackageError(f"{path.name}: {file} must not travel; Blender has its own or needs none")
-        if not file.endswith("-none-any.whl") and systems[platform] not in file.split("-")[-1]:
-            raise PackageError(f"{path.name}: {file} is not for {platform}")
+        listed = [str(wheel).removeprefix("./") for wheel in fields["wheels"]]
+        packed = {name for name in names if name.endswith(".whl")}
+        if sorted(listed) != sorted(packed):
+            raise PackageError(f"{path.name}: wheels listed and packed differ: {sorted(set(listed) ^ packed)}")
+        for needed in ("__init__.py", "LICENSE", *NOTICES.values()):
+            if needed not in names:
+                raise PackageError(f"{path.name}: {needed} is missing")
+        if fields["platforms"] != [platform]:
+            raise PackageError(f"{path.name}: it is not for {platform}, but for {fields['platforms']}")
+        parsed = {name: Wheel.parse(name.removeprefix("wheels/")) for name in listed}
+        for name, wheel in parsed.items():
+            if wheel.name in NEVER:
+                raise PackageError(f"{path.name}: {name} must not travel; Blender has its own or needs none")
+        oldest = {wheels.check(name.removeprefix("wheels/"), archive.read(name), platform) for name in listed}
     for library in ("meshpose", *LIBRARIES):
-        own = [file.removeprefix("wheels/") for file in listed if _library(file) == library]
-        for python in PYTHONS:
-            if sum(_fits(file, python) for file in own) != 1:
-                raise PackageError(f"{path.name}: not exactly one wheel of {library} for Python {python}: {own}")
+        own = [wheel for wheel in parsed.values() if wheel.name == library]
+        for python in pythons:
+            if sum(wheel.fits(python) for wheel in own) != 1:
+                raise PackageError(f"{path.name}: not exactly one wheel of {library} for Python {python}")
+    versions = ", ".join(f"{python[0]}.{python[1:]}" for python in pythons)
+    return f"Python {versions}; {max(oldest - {'any'}, default='any version of the system')}"
 
 
-def _library(wheel: str) -> str:
-    return wheel.removeprefix("wheels/").split("-")[0].replace("_", "-")
+def target_of(path: Path) -> str:
+    """Which of TARGETS a zip is for, by its name; PackageError where it is for none."""
+    found = [name for name in TARGETS if path.stem.endswith(f"-{name.replace('-', '_')}")]
+    if not found:
+        raise PackageError(f"{path.name}: its name ends in none of {', '.join(TARGETS)} (with _ for -)")
+    return found[0]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; prints each zip with its size. Exit code 2 and one line when it cannot be made."""
     parser = argparse.ArgumentParser(prog="build.py package", description="Make the extension's zips.")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder of the zips (default: dist)")
-    parser.add_argument("--platform", choices=sorted(PLATFORM_TAGS), action="append", help="default: all three")
+    parser.add_argument("--platform", choices=sorted(TARGETS), action="append", help="default: all of them")
+    parser.add_argument("--check", type=Path, nargs="+", metavar="ZIP", help="make nothing, look at these")
     options = parser.parse_args(argv)
     try:
-        for path in package(options.out, options.platform or tuple(PLATFORM_TAGS)):
-            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+        for path in options.check or package(options.out, options.platform or tuple(TARGETS)):
+            needs = check_zip(path, target_of(path))
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB  {needs}")
     except PackageError as error:
         print(f"package: {error}", file=sys.stderr)
+        return 2
+    except zipfile.BadZipFile as error:
+        print(f"package: {error}; make the zip again", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"package: {error.filename}: {error.strerror}; choose another folder with --out", file=sys.stderr)
