@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The body's own rig: bones at the person's rest heads, keys on the bones that move, the skinned body.
+"""A person's armature, on any rig: bones at the person's rest heads, keys on the bones that move, the skinned body.
 
-The fit gives `local-ref` deltas (core, `body.py`).  Its posed bones are a linear part L (rest to pose) and a posed head
-w, per frame and bone.  With a bone's rest matrix M = [B | h] in the armature, Blender's pose channel is
+The core says where a rig's bones are (`meshpose.rigs`): a linear part L (rest to pose) and a posed head w, per frame
+and bone.  With a bone's rest matrix M = [B | h] in the armature and its parent p, Blender's pose channel is
 
-    Q = B^T L_p^T L B      (child of p)          Q = B^T C L B,  t = B^T (C w + o - h)      (root)
+    Q = B^T L_p^T L B,  t = B^T (L_p^T (w - w_p) - (h - h_p))        child of p
+    Q = B^T C L B,      t = B^T (C w + o - h)                        no parent
 
 where C turns the camera frame into Blender's axes and o lifts the camera to its height: all of the person's way through
-space is on the root, the armature object itself stands at the origin.
+space is on the hips, the armature object itself stands at the origin.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,42 +21,46 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from meshpose.body import Body, Shape, quaternion
+from meshpose.body import Body, Shape
+from meshpose.rigs import Posed, Rest, Rig, t_pose
+from meshpose.rigs import channels as rig_channels
 
-from . import compat
+from . import compat, keys
 from .playback import body_mesh
 
 if TYPE_CHECKING:
     from meshpose.motion import Motion
-from meshpose.rig import RigFit
+    from meshpose.rig import RigFit
 
-STILL = 1e-5
-"""Quaternion components that change less over the whole clip are not a movement; such a bone gets no keys."""
-SHORTEST = 0.01
-"""Metres; Blender deletes bones without length."""
-POINTS_AT = 0.9
-"""Cosine between a bone and the way to its child from which on it points at it."""
+RIG = "meshpose_rig"
+"""On an armature: the name of its rig."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Pose channels: rotations (F, J, 4) wxyz in each bone's own rest axes, root (F, 3) metres in the root's axes."""
+    """Pose channels of B bones `names`: rotations (F, B, 4) wxyz and shifts (F, B, 3) metres, both in each bone's own
+    rest axes.
+    """
 
+    names: list[str]
     rotations: np.ndarray
-    root: np.ndarray
+    shifts: np.ndarray
 
 
 def new_armature(
-    name: str, body: Body, shape: Shape, scale: float, collection: bpy.types.Collection
+    name: str, body: Body, shape: Shape, scale: float, collection: bpy.types.Collection, rig: Rig | None = None
 ) -> bpy.types.Object:
-    """An armature in the body's rest pose: metres, z up, facing -y, a bone per bone of the body, same names.
+    """An armature in the body's rest pose: metres, z up, facing -y, bones with the rig's names, places and rolls.
 
-    Needs the context's view layer to hold `collection`: bones can be made in edit mode only.
+    rig: the body's own where none is given.  Needs the context's view layer to hold `collection`: bones can be made in
+    edit mode only.
     """
-    heads, tails = rest_bones(body, shape)
+    rig = rig or Rig.load("default")
+    rest = rig.rest(body, shape)
     data = bpy.data.armatures.new(name)
     data.display_type = "STICK"
     target = bpy.data.objects.new(name, data)
+    target[RIG] = rig.name
     collection.objects.link(target)
     layer = bpy.context.view_layer
     before = layer.objects.active
@@ -64,12 +70,12 @@ def new_armature(
     bpy.ops.object.mode_set(mode="EDIT")
     try:
         bones: list[bpy.types.EditBone] = []
-        for c, bone_name in enumerate(body.bone_names):
+        for b, bone_name in enumerate(rest.names):
             bone = data.edit_bones.new(bone_name)
-            bone.head, bone.tail = heads[c] * scale, tails[c] * scale
-            bone.align_roll(shape.orientations[c][:, 2].tolist())
-            if body.bone_parents[c] >= 0:
-                bone.parent = bones[body.bone_parents[c]]
+            bone.head, bone.tail = rest.heads[b] * scale, rest.tails[b] * scale
+            bone.align_roll(rest.axes[b][:, 2].tolist())
+            if rest.parents[b] >= 0:
+                bone.parent = bones[rest.parents[b]]
             bones.append(bone)
     finally:
         bpy.ops.object.mode_set(mode="OBJECT")
@@ -77,46 +83,39 @@ def new_armature(
     return target
 
 
-def rest_bones(body: Body, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """Rest heads and tails (J, 3), metres, z up.
-
-    The body knows heads and directions.  A bone ends where the child begins that it points at; one that points at no
-    child (finger tips, the head, eyes) ends with the skin that follows it most.
-    """
-    heads = np.asarray(shape.heads, np.float64)
-    along = np.asarray(shape.orientations, np.float64)[:, :, 1]
-    strongest = body.skin_bones[np.arange(len(body.skin_bones)), body.skin_weights.argmax(1)]
-    length = np.zeros(len(heads))
-    for c in range(len(heads)):
-        ways = heads[body.bone_parents == c] - heads[c]
-        reach = ways @ along[c]
-        straight = reach / np.maximum(np.linalg.norm(ways, axis=1), 1e-9)
-        if len(ways) and straight.max() > POINTS_AT:
-            length[c] = reach[straight.argmax()]
-        elif (strongest == c).any():
-            length[c] = ((shape.vertices[strongest == c] - heads[c]) @ along[c]).max()
-    return heads, heads + along * np.maximum(length, SHORTEST)[:, None]
-
-
 def channels(
-    target: bpy.types.Object, body: Body, shape: Shape, fit: RigFit | Motion, turn: np.ndarray, lift: float
+    target: bpy.types.Object,
+    body: Body,
+    shape: Shape,
+    fit: RigFit | Motion,
+    turn: np.ndarray,
+    lift: float,
+    rig: Rig | None = None,
 ) -> Channels:
-    """Blender's pose channels of `fit` on the bones of `target`.
+    """Blender's pose channels of `fit` on the bones of `target`, an armature of `rig` (default: the body's own).
 
     turn (3, 3): camera frame to Blender's axes; lift: metres that the camera stands above the ground.
     """
-    rest = np.array([target.data.bones[name].matrix_local for name in body.bone_names], np.float64)
-    basis = rest[:, :3, :3]
-    linear, _ = body.transforms(shape, fit.rotations, np.zeros((len(fit.rotations), 3)))
-    linear = np.asarray(linear, np.float64)
-    parents = np.asarray(body.bone_parents)
-    root = int(np.flatnonzero(parents < 0)[0])
-    above = linear[:, np.maximum(parents, 0)]
-    above[:, root] = turn.T
-    local = np.einsum("jba,fjcb,fjcd,jde->fjae", basis, above, linear, basis, optimize=True)
-    head = np.asarray(fit.translation, np.float64) @ turn.T + (0.0, 0.0, lift)
-    place = (head - rest[root, :3, 3]) @ basis[root]
-    return Channels(continuous(quaternion(local)), place)
+    rig = rig or Rig.load("default")
+    rest = as_built(target, rig.rest(body, shape))
+    posed = rig.posed(body, shape, fit.rotations)
+    scale = float(getattr(fit, "scale", 1.0))
+    linear = turn @ np.asarray(posed.linear, np.float64)
+    place = np.asarray(fit.translation, np.float64) @ turn.T + (0.0, 0.0, lift)
+    heads = scale * np.asarray(posed.heads, np.float64) @ turn.T + place[:, None]
+    if rest.root >= 0:  # it stays in one place, on the ground
+        linear[:, rest.root], heads[:, rest.root] = np.eye(3), 0
+    rotations, shifts = rig_channels(rest, Posed(linear, heads))
+    shifts[:, np.abs(shifts).max((0, 2)) < keys.STILL] = 0
+    return Channels(rest.names, continuous(rotations), shifts)
+
+
+def as_built(target: bpy.types.Object, rest: Rest) -> Rest:
+    """The rest pose with heads and axes as Blender keeps them, in Blender units."""
+    matrices = np.array([target.data.bones[name].matrix_local for name in rest.names], np.float64)
+    return Rest(
+        rest.names, rest.parents, matrices[:, :3, 3], rest.tails, matrices[:, :3, :3], rest.shared, rest.hips, rest.root
+    )
 
 
 def continuous(rotations: np.ndarray) -> np.ndarray:
@@ -128,34 +127,67 @@ def continuous(rotations: np.ndarray) -> np.ndarray:
     return result
 
 
-def animate(target: bpy.types.Object, body: Body, pose: Channels, rows: np.ndarray, frames: np.ndarray) -> None:
-    """Keys on scene frames (n,) with the channels' rows (n,): on the bones that move; the others are posed once."""
-    action = compat.Action(target, target.name)
-    for c, name in enumerate(body.bone_names):
-        bone = target.pose.bones[name]
-        values = pose.rotations[rows, c]
-        bone.rotation_mode = "QUATERNION"
-        bone.rotation_quaternion = values[0]
-        if np.ptp(values, 0).max() > STILL:
-            for axis in range(4):
-                action.curve(bone.path_from_id("rotation_quaternion"), axis, frames, values[:, axis], name)
-        if body.bone_parents[c] < 0:
-            bone.location = pose.root[rows[0]]
-            for axis in range(3):
-                action.curve(bone.path_from_id("location"), axis, frames, pose.root[rows, axis], name)
+def animate(
+    target: bpy.types.Object,
+    pose: Channels,
+    rows: np.ndarray,
+    frames: np.ndarray,
+    settings: keys.KeySettings = keys.EVERY_FRAME,
+    seen: np.ndarray | None = None,
+) -> None:
+    """Keys on scene frames (n,) with the channels' rows (n,): on the bones that move; the others are posed once.
+
+    seen (B,) bool: which bones were ever seen; the others are not keyed, unless the settings ask for it.
+    """
+    keys.write(target, pose.names, pose.rotations[rows], pose.shifts[rows], frames, settings, seen)
+
+
+def bones_seen(rig: Rig, fit: RigFit | Motion) -> np.ndarray | None:
+    """Which of the rig's bones (B,) follow a bone of the body that was seen; None where nobody has looked."""
+    keyed = getattr(fit, "keyed", None)
+    return None if keyed is None or not len(keyed) else rig.seen(np.asarray(keyed, bool).any(0))
+
+
+def add_t_pose(target: bpy.types.Object, body: Body, shape: Shape, rig: Rig) -> bpy.types.Action:
+    """An action of one key, named as the armature with "T-pose", that stands it in one; kept in the file, not used."""
+    still = t_pose(body, shape)[None]
+    rest = as_built(target, rig.rest(body, shape))
+    posed = rig.posed(body, shape, still)
+    turns, _ = rig_channels(rest, Posed(np.asarray(posed.linear, np.float64), posed.heads))
+    action = compat.Action(target, f"{target.name} T-pose", use=False)
+    for b, name in enumerate(rest.names):
+        path = target.pose.bones[name].path_from_id("rotation_quaternion")
+        for axis in range(4):
+            action.curve(path, axis, np.zeros(1), turns[0, b, axis : axis + 1], name)
+    action.action.use_fake_user = True
+    return action.action
 
 
 def skinned_body(
-    name: str, body: Body, shape: Shape, scale: float, armature: bpy.types.Object, collection: bpy.types.Collection
+    name: str,
+    body: Body,
+    shape: Shape,
+    scale: float,
+    armature: bpy.types.Object,
+    collection: bpy.types.Collection,
+    rig: Rig | None = None,
+    groups: Sequence[str] | None = None,
 ) -> bpy.types.Object:
-    """The person's rest body, skinned to the armature with all of the body's weights; hidden."""
+    """The person's rest body, skinned to the armature with all of the rig's weights; hidden.
+
+    groups: names of the vertex groups, one for each of the rig's (default: that of the bone it follows).
+    """
     mesh = body_mesh(name, shape.vertices * scale, body.quads, body.uv, body.uv_quads)
     target = bpy.data.objects.new(name, mesh)
     collection.objects.link(target)
-    groups = [target.vertex_groups.new(name=bone) for bone in body.bone_names]
-    for bone, group in enumerate(groups):
-        vertices, slots = np.nonzero((body.skin_bones == bone) & (body.skin_weights > 0))
-        for vertex, weight in zip(vertices.tolist(), body.skin_weights[vertices, slots].tolist()):
+    rig = rig or Rig.load("default")
+    skin = rig.skin(body)
+    names = groups or [rig.names[bone] for bone in skin.bones]
+    for group_name in dict.fromkeys(names):
+        group = target.vertex_groups.new(name=group_name)
+        parts = [i for i, other in enumerate(names) if other == group_name]
+        vertices, slots = np.nonzero(np.isin(skin.indices, parts) & (skin.weights > 0))
+        for vertex, weight in zip(vertices.tolist(), skin.weights[vertices, slots].tolist()):
             group.add((vertex,), weight, "ADD")
     modifier = target.modifiers.new("Armature", "ARMATURE")
     modifier.object = armature

@@ -20,11 +20,14 @@ from mathutils import Matrix
 from meshpose.body import Body
 from meshpose.errors import InputError
 from meshpose.motion import World
+from meshpose.rigs import Rig
 from meshpose.take import Person, Take
 from meshpose.upsample import Upsampler
 from meshpose.video import ClipInfo, probe
 
-from . import armature, compat, footage, material, playback
+from . import compat, footage, material, playback
+from .keys import EVERY_FRAME, KeySettings
+from .rigging import RigChoice, rig_person
 
 FOOT_PERCENTILE = 1.0
 EYE_HEIGHT = 1.5
@@ -72,24 +75,31 @@ class _Clock:
 
 
 def build_scene(
-    path: str | Path, clip: str | Path | None = None, folder: str | Path | None = None, frame_start: int = 1
+    path: str | Path,
+    clip: str | Path | None = None,
+    folder: str | Path | None = None,
+    frame_start: int = 1,
+    rig: str = "default",
+    keys: KeySettings = EVERY_FRAME,
 ) -> BuiltTake:
     """Add everything in the Take at `path` to the context's scene, as one new collection.
 
     clip: where the footage lies now, when it is not where the Take says.  folder: where a copy of the footage goes if
     Blender needs one (beside the .blend, else beside the Take).  frame_start: scene frame of the clip's first picture.
     An empty scene also gets the clip's rate, range, resolution and colours, and the camera as its own.
+    rig: a name of `meshpose.rigs.names()`, for everybody.  keys: one a frame, or as few as a bound allows.
     Raises TakeError, InputError or WeightsError; the scene is unchanged then.
     """
     with Take.open(path) as take:
         # What may fail comes first.
         Body.load()
         Upsampler.load()
+        Rig.load(rig)
         info = take.clip if clip is None else moved_clip(take.clip, Path(clip))
         people = [take.person(number) for number in take.people]
         levelled = take.world() is not None
         lowpolys = [person.lowpoly_world() if levelled else _in_blender(person.lowpoly()) for person in people]
-        return _build(take, info, people, lowpolys, folder, frame_start)
+        return _build(take, info, people, lowpolys, folder, frame_start, RigChoice(rig, keys))
 
 
 def moved_clip(info: ClipInfo, path: Path) -> ClipInfo:
@@ -108,6 +118,7 @@ def _build(
     lowpolys: list[np.ndarray],
     folder: str | Path | None,
     start: int,
+    choice: RigChoice,
 ) -> BuiltTake:
     scene = bpy.context.scene
     empty = is_untouched(scene)
@@ -132,14 +143,15 @@ def _build(
     collection[CAMERA] = camera
     within = clock.frames[clock.shown >= 0]
     collection[FRAMES] = [int(within[0]), int(within[-1])] if len(within) else [start, start]
-    shared = _Shared(name)
+    shared = _Shared(name, choice)
     built = [
         _person(person, positions, clock, shared, collection, world) for person, positions in zip(people, lowpolys)
     ]
     if empty:
         _look_through_camera(scene)
     unfinished = f"{take.path.name} is not finished: convert {info.path.name} again, and it goes on"
-    notes = [*take.warnings, *world.notes, *film.notes, *([] if take.finished else [unfinished])]
+    notes = [*take.warnings, *world.notes, *film.notes, *dict.fromkeys(shared.notes)]
+    notes += [] if take.finished else [unfinished]
     return BuiltTake(collection, camera, built, notes)
 
 
@@ -159,10 +171,13 @@ def clip_times(take: Take) -> np.ndarray:
 
 
 class _Shared:
-    """What all people of a take have in common: the mesh with the upsampler's weights, the node tree, the materials."""
+    """What all people of a take have in common: the mesh with the upsampler's weights, the node tree, the materials,
+    the rig that was chosen; and what came up while they were built.
+    """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, choice: RigChoice) -> None:
+        self.name, self.choice = name, choice
+        self.notes: list[str] = []
         self.model = Body.load()
         upsampler = Upsampler.load()
         body = self.model
@@ -198,13 +213,11 @@ def _person(
     fit = person.fit() if motion is None else motion
     if fit is None or not len(fit.frames):
         return BuiltPerson(person.id, collection, mesh, None, None)
-    shape = shared.model.shape(fit.phenotype)
-    bones = armature.new_armature(f"{name} rig", shared.model, shape, fit.scale, collection)
     turn, lift = (footage.TURN, float(world.translation[0, 2])) if motion is None else (np.eye(3), 0.0)
-    pose = armature.channels(bones, shared.model, shape, fit, turn, lift)
     keyed, fit_rows = clock.rows(fit.frames)
-    armature.animate(bones, shared.model, pose, fit_rows, keyed)
-    body = armature.skinned_body(f"{name} body", shared.model, shape, fit.scale, bones, collection)
+    rigged = rig_person(name, shared.model, fit, fit_rows, keyed, collection, shared.choice, turn, lift)
+    bones, body = rigged.armature, rigged.body
+    shared.notes += rigged.notes
     body.data.materials.append(shared.skin)
     playback.add_playback(body, shared.presence, image, first, "MeshPose presence")  # nobody there, no body
     collection[ARMATURE], collection[BODY] = bones, body

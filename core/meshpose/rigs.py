@@ -152,6 +152,12 @@ class Rig:
             raise WeightsError(f"rig {self.name}: {len(self._skin.weights)} weights, the body has {len(body.template)}")
         return self._skin
 
+    def seen(self, own: npt.ArrayLike) -> Array:
+        """Which bones (B,) follow one of the body's own bones that was seen (J,); bones that follow none do."""
+        wanted = np.asarray(own, bool)[: self._drivers.shape[1]]
+        result: Array = (self._drivers @ wanted > 0) | (self._drivers.sum(1) == 0)
+        return result
+
     def posed(self, body: Body, shape: Shape, rotations: npt.ArrayLike, rigid: bool = False) -> Posed:
         """The bones on every frame; the body's root head stands at the origin.
 
@@ -234,6 +240,10 @@ class OwnRig(Rig):
         """The body's weights, at most nine a vertex."""
         count = len(body.bone_names)
         return Skin(body.bone_names, np.arange(count), body.skin_bones.astype(int), body.skin_weights)
+
+    def seen(self, own: npt.ArrayLike) -> Array:
+        """The same bones."""
+        return np.asarray(own, bool)
 
     def _follow(self, rest: Rest, shape: Shape, linear: Array, heads: Array, rigid: bool) -> Posed:
         return Posed(linear, heads)

@@ -47,7 +47,7 @@ def built() -> tuple[bpy.types.Object, bpy.types.Object, Body, Shape, Any]:
     bpy.context.scene.collection.children.link(collection)
     bones = armature.new_armature("rig", body, shape, fit.scale, collection)
     pose = armature.channels(bones, body, shape, fit, TURN, LIFT)
-    armature.animate(bones, body, pose, fit.frames, FRAMES)
+    armature.animate(bones, pose, fit.frames, FRAMES)
     skinned = armature.skinned_body("body", body, shape, fit.scale, bones, collection)
     return bones, skinned, body, shape, fit
 

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rigs of other programs in Blender against the core: names, axes, rest mesh, joints and surface on every frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import bpy
+import numpy as np
+import pytest
+from read_back import evaluated
+
+from meshpose.body import Body
+from meshpose.errors import InputError
+from meshpose.rigs import Rig
+from meshpose_blender import compat
+from meshpose_blender.keys import KeySettings
+from meshpose_blender.rigging import RigChoice, rig_person
+from meshpose_blender.scene import build_scene
+
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+FRAMES = np.arange(1, 11)
+SCALE = 0.93
+
+
+def empty_scene() -> bpy.types.Collection:
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    collection = bpy.data.collections.new("person")
+    bpy.context.scene.collection.children.link(collection)
+    return collection
+
+
+def motion(**changes: Any) -> Any:
+    """The sample's walk, in the world: z up, on the floor."""
+    with np.load(SAMPLES / "turn_truth.npz") as z:
+        rotations, phenotype = z["rotations"][:90:9], z["phenotype"]
+    count = len(rotations)
+    walk = np.stack([np.linspace(0, 2, count), np.linspace(3, 2, count), np.full(count, 0.9)], 1)
+    seen = np.ones(rotations.shape[:2], bool)
+    values = {"phenotype": phenotype, "scale": SCALE, "rotations": rotations, "translation": walk, "keyed": seen}
+    return SimpleNamespace(frames=np.arange(count), **{**values, **changes})
+
+
+def heads(bones: bpy.types.Object, frame: int, prefix: str = "") -> dict[str, np.ndarray]:
+    bpy.context.scene.frame_set(frame)
+    posed = bones.evaluated_get(bpy.context.evaluated_depsgraph_get()).pose.bones
+    return {bone.name.removeprefix(prefix): np.array(bone.head) for bone in posed if bone.name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", ["mixamo", "game_engine"])
+def test_rig_in_blender(name: str) -> None:
+    collection = empty_scene()
+    body, rig, fit = Body.load(), Rig.load(name), motion()
+    shape = body.shape(fit.phenotype)
+    rigged = rig_person("p", body, fit, fit.frames, FRAMES, collection, RigChoice(name))
+    bones, skinned = rigged.armature, rigged.body
+    assert [b.name for b in bones.data.bones] == rig.names and not rigged.notes
+    rest = rig.rest(body, shape)
+    for b, bone in enumerate(bones.data.bones):
+        axes = np.array(bone.matrix_local)[:3, :3]
+        assert np.abs(axes - rest.axes[b]).max() < 2e-3, bone.name
+        assert np.abs(np.array(bone.head_local) - SCALE * rest.heads[b]).max() < 1e-5, bone.name
+    skinned.hide_set(False)
+    bones.data.pose_position = "REST"
+    resting, _ = evaluated(skinned, 1)
+    assert np.abs(resting - SCALE * shape.vertices).max() < 1e-4, "the rest mesh is the body's"
+    bones.data.pose_position = "POSE"
+    own = body.pose(shape, fit.rotations, np.zeros((len(FRAMES), 3))) * SCALE + fit.translation[:, None]
+    _, joints = body.transforms(shape, fit.rotations, np.zeros((len(FRAMES), 3)))
+    joints = SCALE * joints + fit.translation[:, None]
+    apart, surface = [], []
+    for i, frame in enumerate(FRAMES.tolist()):
+        found = heads(bones, frame)
+        apart += [np.linalg.norm(found[n] - joints[i, j]) for n, j in zip(rest.names, rest.shared) if j >= 0]
+        surface.append(np.linalg.norm(evaluated(skinned, frame)[0] - own[i], axis=1).mean())
+    print(f"{name}: joints within {1e3 * max(apart):.2f} mm, surface {1e3 * np.mean(surface):.2f} mm on average")
+    assert max(apart) < 3e-3 and np.mean(surface) < 10e-3
+    if name == "game_engine":
+        assert np.abs(heads(bones, 10)["Root"]).max() < 1e-5, "the root stays on the ground"
+
+
+def test_rolls_are_blenders() -> None:
+    """The file's rolls, read by Blender itself, give the axes that the core computes."""
+    from meshpose.rigs import roll_axes
+
+    empty_scene()
+    data = bpy.data.armatures.new("a")
+    target = bpy.data.objects.new("a", data)
+    bpy.context.scene.collection.objects.link(target)
+    bpy.context.view_layer.objects.active = target
+    random = np.random.default_rng(0)
+    ways, rolls = random.normal(size=(40, 3)), random.uniform(-3, 3, 40)
+    ways[:3] = (0, 1, 0), (0, -1, 0), (0.003, -1, 0.001)
+    bpy.ops.object.mode_set(mode="EDIT")
+    for i, (way, roll) in enumerate(zip(ways, rolls)):
+        bone = data.edit_bones.new(f"b{i:02}")
+        bone.head, bone.tail, bone.roll = (0, 0, 0), way, roll
+    bpy.ops.object.mode_set(mode="OBJECT")
+    for i, (way, roll) in enumerate(zip(ways, rolls)):
+        axes = np.array(data.bones[f"b{i:02}"].matrix_local)[:3, :3]
+        assert np.abs(axes - roll_axes(way, roll)).max() < 2e-3, (i, way)
+
+
+def test_t_pose_lies_beside_a_rig_that_wants_one() -> None:
+    for name, wanted in (("mixamo", True), ("game_engine", False)):
+        collection = empty_scene()
+        body, fit = Body.load(), motion()
+        bones = rig_person("p", body, fit, fit.frames, FRAMES, collection, RigChoice(name)).armature
+        found = [action for action in bpy.data.actions if "T-pose" in action.name]
+        assert bool(found) == wanted
+        if found:
+            assert found[0].use_fake_user and bones.animation_data.action != found[0]
+            bones.animation_data.action = found[0]
+            if hasattr(found[0], "slots"):
+                bones.animation_data.action_slot = found[0].slots[0]
+            at = heads(bones, 0)
+            arm = at["mixamorig:LeftHand"] - at["mixamorig:LeftArm"]
+            assert arm[0] / np.linalg.norm(arm) > 0.999
+
+
+def test_bones_that_were_never_seen_get_no_keys() -> None:
+    body = Body.load()
+    legs = [i for i, n in enumerate(body.bone_names) if n.startswith(("upperleg", "lowerleg", "foot", "toe"))]
+    fit = motion()
+    fit.keyed[:, legs] = False
+    for settings, wanted in (KeySettings(), False), (KeySettings(unseen=True), True):
+        for rig, leg in ("default", "lowerleg01.L"), ("mixamo", "mixamorig:LeftLeg"):
+            collection = empty_scene()
+            bones = rig_person("p", body, fit, fit.frames, FRAMES, collection, RigChoice(rig, settings)).armature
+            keyed = {curve.data_path.split('"')[1] for curve in compat.action_curves(bones)}
+            assert (leg in keyed) == wanted and len(keyed) > 10
+
+
+def test_scene_with_another_rig(tmp_path: Path) -> None:
+    from takes import make_take
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    path = tmp_path / "walk.take"
+    make_take(path, frames=4, people=2, fit=True, gaps=False).close()
+    built = build_scene(path, rig="mixamo", keys=KeySettings(True, 2.0, 5.0))
+    for person in built.people:
+        assert "mixamorig:Hips" in person.armature.data.bones
+        assert person.armature["meshpose_rig"] == "mixamo"
+    assert len({person.armature.animation_data.action for person in built.people}) == 2, "an action each"
+    with pytest.raises(InputError, match="--rig nobody"):
+        build_scene(path, rig="nobody")
