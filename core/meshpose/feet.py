@@ -30,12 +30,12 @@ Array = npt.NDArray[Any]
 
 SIDES = "LR"
 CHAIN = ("upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot")
-CERTAIN = 5.5
+CERTAIN = 5.2
 """Logarithm of the odds that a still point on the floor bears; what speaks against it:"""
-PER_HEIGHT = 55.0
-"""for each metre above the floor,"""
-PER_SPEED, SPEED_ACROSS, SPEED_ALONG = 9.0, 1.0, 2.0
-"""and for speed, half of the first at so many m/s across the line of sight, and along it, where depth is a guess."""
+PER_HEIGHT, HIGH, PER_HIGH = 28.0, 0.08, 80.0
+"""each metre above the floor, and each above a height where depth and floor are no excuse any more,"""
+PER_SPEED, SPEED_ACROSS, SPEED_ALONG = (19.0, 12.0), 1.0, 2.0
+"""and speed across the line of sight, and along it, where depth is a guess: half of the first at so many m/s."""
 SPEED_CUTOFF = 2.8
 """Hz that pass half of a sole's way before its speed is taken."""
 SWITCH = 6.0
@@ -143,8 +143,8 @@ def find_contact(soles: Array, eye: Array, times: Array, seen: Array, grounded: 
     along = (velocity * sight).sum(-1) ** 2
     across = np.maximum((velocity**2).sum(-1) - along, 0)
     height = np.maximum(steady[..., 2] - _under(steady[..., 2], times, grounded)[:, None], -0.05)
-    odds = CERTAIN - PER_HEIGHT * height
-    odds -= PER_SPEED * (across / (across + SPEED_ACROSS**2) + along / (along + SPEED_ALONG**2))
+    odds = CERTAIN - PER_HEIGHT * height - PER_HIGH * np.maximum(height - HIGH, 0)
+    odds -= PER_SPEED[0] * across / (across + SPEED_ACROSS**2) + PER_SPEED[1] * along / (along + SPEED_ALONG**2)
     odds = np.clip(odds, -8, 6)
     odds = np.where(np.repeat(seen, 2, 1) < UNSEEN, -1.0, odds)
     return _two_states(odds * (step * 25), SWITCH, run)

@@ -136,9 +136,9 @@ def bone_visibility(body: Body, visibility: npt.ArrayLike) -> Array:
     share = own.copy()
     for c in range(len(names) - 1, 0, -1):
         share[body.bone_parents[c]] += BEYOND * share[c]
-    share /= np.maximum(share.sum(1, keepdims=True), 1e-9)
-    seen = np.asarray(visibility, np.float64) @ share.T
-    for c in np.flatnonzero(own.sum(1) < 0.2):  # too small for the low-poly: as the bone that carries it
+    total = share.sum(1)
+    seen = np.asarray(visibility, np.float64) @ (share / np.maximum(total, 1e-9)[:, None]).T
+    for c in np.flatnonzero(total < 0.2):  # too small for the low-poly: as the bone that carries it
         seen[:, c] = seen[:, body.bone_parents[c]]
     out: Array = np.clip(seen / WELL_SEEN, 0, 1)
     return out

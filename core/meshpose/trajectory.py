@@ -33,8 +33,10 @@ CUTOFF = 1.5
 """Hz that pass half at strength 0.5, where no foot bears."""
 STANCE_WEIGHT = 0.05
 """How much more a frame of a bearing foot says of the change of distance than the body's size says of distance."""
-FLOOR_WEIGHT = 1.0
+FLOOR_WEIGHT = 0.5
 """The same for the floor's height under it, for each square metre per metre that height changes with distance."""
+FLOOR_DOUBT = 0.04
+"""Metres off the floor at which a sole says a quarter."""
 WINDOW = 1500
 """Frames that are solved together; longer clips in pieces that overlap."""
 
@@ -87,7 +89,7 @@ def _solve(
     right: Array = weight * observed
     height, slope, bears = floor
     if height is not None and slope is not None and bears is not None:
-        more = FLOOR_WEIGHT * bears * slope**2
+        more = FLOOR_WEIGHT * bears * slope**2 / (1 + (height / FLOOR_DOUBT) ** 2) ** 2  # a wrong contact is far off
         wanted = observed[:, None] - height / np.where(np.abs(slope) > 0.02, slope, np.inf)
         weight = weight + more.sum(1)
         right = right + (more * wanted).sum(1)
