@@ -18,8 +18,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -31,7 +33,7 @@ BPY_PYTHONS = ((3, 11), (3, 13))
 BPY_MACHINES = (("linux", "x86_64"), ("darwin", "arm64"), ("darwin", "x86_64"), ("win32", "AMD64"))
 
 #: Options of `run` that stand alone; every other `--option` takes the next argument as its value.
-RUN_FLAGS = {"--restart", "--no-preview", "-h", "--help"}
+RUN_FLAGS = {"--restart", "--no-preview", "--no-lock-feet", "--no-level", "-h", "--help"}
 #: Options of an export (meshpose_blender/exporting.py), with a value and without; the scene's command gets them.
 EXPORT_OPTIONS, EXPORT_FLAGS = {"--export", "--preset", "--rig", "--smplx-model"}, {"--one-file"}
 
@@ -245,7 +247,7 @@ def split_exports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run(arguments: list[str]) -> int:
-    """[CLIP] [--out DIR] [--export fbx,...] [options]  clip → DIR/x.take, x.blend, x_preview.mp4 (no CLIP: the sample)"""
+    """[CLIP] [--out DIR] [--export LIST] [options]  clip → DIR/x.take, x.blend, x_preview.mp4 (no CLIP: the sample)"""
     arguments, exports = split_exports(arguments)
     clip, out, options = _split_run(arguments)
     environment("runtime", *(["blender"] if bpy_fits() else []))
@@ -290,20 +292,38 @@ def test(arguments: list[str]) -> int:
     if chosen:
         return module("pytest", *marks, *chosen)
     results = {"ruff": module("ruff", "check", "."), "mypy": module("mypy")}
-    if bpy_fits():
-        # A process can import bpy once, and a crash in one file must not take the others with it.
-        for file in sorted(Path("tests/blender").glob("test_*.py")):
-            code = module("pytest", *marks, file)
-            results[f"bpy {file.name}"] = 0 if code == 5 else code  # 5: every test of the file is a slow one
-    else:
-        print("tests/blender left out: no bpy wheel fits this Python", file=sys.stderr)
-    results["pytest"] = module("pytest", *marks)  # last: its summary is the one that stands at the end of a log
+    with tempfile.TemporaryDirectory() as reports:
+        if bpy_fits():
+            # A process can import bpy once, and a crash in one file must not take the others with it.
+            for file in sorted(Path("tests/blender").glob("test_*.py")):
+                if everything or "\npytestmark = pytest.mark.slow\n" not in file.read_text("utf-8"):
+                    code = module("pytest", *marks, f"--junitxml={reports}/{file.stem}.xml", file)
+                    results[f"bpy {file.name}"] = 0 if code == 5 else code  # 5: every test of the file is a slow one
+        else:
+            print("tests/blender left out: no bpy wheel fits this Python", file=sys.stderr)
+        # Last: its summary is the one that stands at the end of a log.
+        results["pytest"] = module("pytest", *marks, f"--junitxml={reports}/pytest.xml")
+        total = count_tests(Path(reports))
     print("\n" + "\n".join(f"{'ok    ' if code == 0 else 'FAILED'}  {name}" for name, code in results.items()))
+    print(total)
     return int(any(results.values()))
 
 
+def count_tests(reports: Path) -> str:
+    """One line about all runs of pytest that left a report (JUnit's XML) in the folder."""
+    counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    runs = sorted(reports.glob("*.xml"))
+    for path in runs:
+        for suite in ElementTree.parse(path).getroot().iter("testsuite"):
+            for name in counts:
+                counts[name] += int(suite.get(name, 0))
+    failed = counts["failures"] + counts["errors"]
+    passed = counts["tests"] - failed - counts["skipped"]
+    return f"{passed} tests passed, {failed} failed, {counts['skipped']} skipped, in {len(runs)} runs of pytest"
+
+
 def package(arguments: list[str]) -> int:
-    """[--out DIR] [--platform NAME] | --check ZIP ...  the extension's zips, wheels inside (dist/), or a look into some"""
+    """[--out DIR] [--platform NAME] [--check ZIP ...]  the extension's zips into dist/; or looks into finished ones"""
     environment("runtime", "package")
     return call([PYTHON, ROOT / "tools" / "package.py", *arguments])
 

@@ -45,6 +45,41 @@ def sandbox(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 # ---------------------------------------------------------------- what users see
 
 
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [(False, "3 tests passed, 0 failed, 1 skipped"), (True, "3 tests passed, 2 failed, 1 skipped")],
+)
+def test_last_line_counts_all_tests(build: ModuleType, tmp_path: Path, failing: bool, words: str) -> None:
+    """Reports of pytest itself: two runs, one of them with what it deselects and, if asked for, what fails."""
+    (tmp_path / "test_a.py").write_text(
+        "import pytest\n"
+        "def test_one(): pass\n"
+        "def test_two(): pass\n"
+        "def test_skipped(): pytest.skip('no')\n"
+        "@pytest.mark.slow\n"
+        "def test_slow(): raise SystemError\n"
+    )
+    broken = "def test_wrong(): assert 0\n@pytest.fixture\ndef no(): raise OSError\ndef test_error(no): pass\n"
+    (tmp_path / "test_b.py").write_text("import pytest\ndef test_three(): pass\n" + (broken if failing else ""))
+    for name in ("a", "b"):
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "markers=slow: so",
+            "-m",
+            "not slow",
+        ]
+        subprocess.run(
+            [*command, f"--junitxml={tmp_path / name}.xml", f"test_{name}.py"], cwd=tmp_path, capture_output=True
+        )
+    assert build.count_tests(tmp_path) == f"{words}, in 2 runs of pytest"
+
+
 def test_alone_it_prints_help() -> None:
     result = subprocess.run([sys.executable, ROOT / "build.py"], capture_output=True, text=True)
     assert result.returncode == 0

@@ -47,7 +47,7 @@ def small_core(out: Path, version: str) -> Path:
 
 @pytest.fixture
 def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand-ins for the libraries' wheels in the place where pip's downloads are kept, and for the core with weights."""
+    """Stand-ins for the libraries' wheels, in the place where pip's downloads are kept, and for the core."""
     monkeypatch.setattr(package, "build_core_wheel", small_core)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(package, "pins", lambda: {"onnxruntime": "1.2.3", "opencv-python-headless": "4.5.6"})
