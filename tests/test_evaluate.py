@@ -531,3 +531,10 @@ def test_the_command_line_says_one_line_and_ends_with_2(tmp_path: Path, meshpose
     done = meshpose("evaluate", tmp_path / "none.json", "--images", tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "none.json: cannot be read" in done.stderr
+
+
+def test_score_auc() -> None:
+    quality = np.array([1.0, 0.9, 0.8, 0.1, 0.0])
+    assert metrics.score_auc(quality, np.array([0.9, 0.8, 0.7, 0.3, 0.2])) == 1
+    assert metrics.score_auc(quality, np.array([0.9, 0.8, 0.25, 0.3, 0.2])) == pytest.approx(5 / 6)
+    assert metrics.score_auc(np.ones(3), np.arange(3.0)) is None

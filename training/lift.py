@@ -160,7 +160,12 @@ def main() -> None:
     people = photographs(a.data, cache=a.checkpoint.parent / "photographs.pickle") + renders(a.synth)
     geometry = Geometry(np.stack([p.vertices for p in people if p.vertices is not None and not p.exact][:1500]))
     data = Crops(people, geometry.faces.numpy(), geometry.mirror, 1, tracked=0.75)
-    store = collect(net, data, choose(people, a.crops, 0))
+    kept = a.out.with_suffix(".store")
+    if kept.exists():
+        store = torch.load(kept, weights_only=False)
+    else:
+        store = collect(net, data, choose(people, a.crops, 0))
+        torch.save(store, kept)
     order = torch.randperm(len(store))
     held, train = store.rows(order[: len(order) // 12]), store.rows(order[len(order) // 12 :])
     if not a.go_on:

@@ -7,8 +7,9 @@
 One person labelled per picture (288 x 288 px, JPEG of quality 92). Annotations hold `bbox` (the naked mesh inside the
 picture), `keypoints` (COCO-17, neck, head_top; v 2 seen, 1 hidden, 0 outside), `keypoints_3d` and `vertices` (whole
 mesh, 13,718 x 3, an .npy in the zip), both mm in the camera frame, `segmentation` (what is seen of the person with
-clothes and hair) and its `area`; `images[].camera` is fx, fy, cx, cy. The principal point is that of the virtual whole
-picture, so it may lie outside of this crop.
+clothes and hair) and its `area`, `visibility` (a digit for each low-poly vertex: 0 hidden by the body itself, 1 seen,
+2 hidden by something else, 3 outside of the picture); `images[].camera` is fx, fy, cx, cy. The principal point is
+that of the virtual whole picture, so it may lie outside of this crop.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def annotation(truth: Truth, body: Body, number: int) -> dict[str, Any]:
         "num_keypoints": int((flat[:, 2] > 0).sum()),
         "keypoints_3d": [[round(float(v), 1) for v in p] for p in metric],
         "vertices": f"{number:04d}.npy",
+        "visibility": "".join(str(int(code)) for code in truth.visibility),
     }
 
 

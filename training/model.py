@@ -109,6 +109,12 @@ class Regression(nn.Module):
         base = (positions[..., 0] / CROP, positions[..., 1] / CROP, 0.0)
         return torch.stack([axis(h, b) for axis, b in zip(self.axes, base, strict=True)], -1) * CROP, self.visibility(h)
 
+    def without_bins(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same inside of the bins' range, at a tenth of the cost: what training computes."""
+        h = self.code(x)
+        base = torch.cat([positions / CROP, torch.zeros_like(positions[..., :1])], -1)
+        return (torch.stack([axis.mean(h) for axis in self.axes], -1) + base) * CROP, self.visibility(h)
+
 
 def target_cells(target: Tensor) -> tuple[Tensor, Tensor]:
     """The four cells around points (B, R, 2) crop px, and the bilinear share of each: two (B, R, 4).

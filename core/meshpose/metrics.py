@@ -281,10 +281,26 @@ def summary(scores: Sequence[PersonScore]) -> dict[str, Any]:
         "pve_mm": _mean(np.array([s.pve for s in scores])),
     }
     sureness = np.array([s.score for s in scores])
+    right = np.array([np.mean(np.array(list(s.errors.values())) < PCK_THRESHOLD) for s in measured])
+    figures["score_auc_pck"] = score_auc(right, np.array([s.score for s in measured]))
+    figures["score_auc_iou"] = score_auc(overlaps[~np.isnan(overlaps)], sureness[~np.isnan(overlaps)])
     for key, values in (("gps_ap_iuv", [s.gps_iuv for s in scores]), ("gps_ap_mesh", [s.gps_mesh for s in scores])):
         known = ~np.isnan(values)
         figures[key] = 100 * average_precision(np.array(values)[known], sureness[known]) if known.any() else None
     return figures
+
+
+def score_auc(quality: np.ndarray, scores: np.ndarray) -> float | None:
+    """Area under the ROC curve of the scores (n,) in telling bad persons, whose quality (n,) is below half of the mean,
+    from the others: 0.5 is chance, 1 perfect; None where there is no person of one kind.
+    """
+    if not len(quality):
+        return None
+    bad = quality < 0.5 * quality.mean()
+    if bad.all() or not bad.any():
+        return None
+    good, low = scores[~bad][:, None], scores[bad][None]
+    return float((good > low).mean() + 0.5 * (good == low).mean())
 
 
 def _pck(scores: Sequence[PersonScore], names: Sequence[str]) -> float | None:
