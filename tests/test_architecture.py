@@ -27,10 +27,11 @@ FLOORS: tuple[frozenset[str], ...] = (
     | frozenset({"smooth", "repair", "ground", "feet", "trajectory", "order"}),
     frozenset({"motion"}),  # brings smoothing, floor, feet and the way through space together
     frozenset({"records"}),  # what a Take's values may be
-    frozenset({"take_motion"}),
+    frozenset({"edits"}),
+    frozenset({"take_motion", "take_edits"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
-    frozenset({"convert", "preview", "evaluate", "landmarks", "look"}),
-    frozenset({"batch_task"}),  # one clip's process
+    frozenset({"convert", "preview", "evaluate", "landmarks", "look", "moving"}),
+    frozenset({"batch_task", "exporter"}),  # one clip's process; a Blender as a program
     frozenset({"batch", "ray_batch", "cli"}),
     frozenset({"__init__", "__main__"}),
 )
@@ -44,6 +45,7 @@ BESIDE = {
     ("trajectory", "smooth"),
     ("order", "smooth"),
     ("convert", "preview"),
+    ("convert", "moving"),
     ("evaluate", "landmarks"),
     ("cli", "batch"),
     ("batch", "ray_batch"),

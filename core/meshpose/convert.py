@@ -32,6 +32,7 @@ from .body import Body
 from .camera import Camera, bone_lengths, in_picture, metres_per_pixel, smoothed
 from .errors import InputError, OutputError, TakeError
 from .motion import MotionSettings, solve_take
+from .moving import Background
 from .take import Person, Take, clip_identity
 
 # The rooms that load OpenCV and ONNX Runtime are imported where they are used: `import meshpose` has to stay light,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 2, 1, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 2, 2, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
 """Weight files that every conversion needs, beside the network's."""
@@ -168,8 +169,9 @@ def steps(
 def refit(path: str | os.PathLike[str], preview: bool = False, **changes: Any) -> Generator[Progress, None, None]:
     """Make again what comes after the network in a finished Take, with some settings changed (those of `Settings`).
 
-    Needs neither the network nor (without `preview`) the clip.  Raises TakeError for a Take that is not finished or is
-    being written, InputError for a setting that only a new run can change; the Take then stays as it was.
+    Needs no network, and the clip only for `preview` and for a camera that moves.  Raises TakeError for a Take that is
+    not finished or is being written, InputError for a setting that only a new run can change or a clip that cannot be
+    read; the Take then stays as it was.
     """
     wrong = [name for name in changes if name in RAW_SETTINGS]
     if wrong:
@@ -177,12 +179,16 @@ def refit(path: str | os.PathLike[str], preview: bool = False, **changes: Any) -
     with Take.open(path) as reader:
         if not reader.finished:
             raise TakeError(f"{path}: this Take is not finished; convert its clip again, and it goes on")
-        stored = reader.settings
+        stored, footage = reader.settings, reader.clip.path
     names = {field.name for field in dataclasses.fields(Settings)}
     lens = {"focal_mm", "fov"}
     if lens & changes.keys():  # one of them says the other
         stored = {name: value for name, value in stored.items() if name not in lens}
     settings = Settings(**{name: stored[name] for name in names & stored.keys()} | changes | {"preview": preview})
+    if settings.camera == "moving":
+        from .video import probe
+
+        probe(footage)
     take = Take.resume(path)
     try:
         info = take.clip
@@ -462,7 +468,14 @@ def _motion(take: Take, settings: Settings, pace: _Pace) -> Iterator[Progress]:
     made_from = _made_from("motion", MOTION_VERSION, dataclasses.astuple(settings.motion()), people)
     if take.made_from("motion") == made_from:
         return
-    for frames in solve_take(take, settings.motion(), made_from):
+    looked = None
+    if settings.camera == "moving":
+        pace = _Pace("motion", len(take.frames) + pace.frames)
+        background = Background(take)
+        for seen in background:
+            yield pace.step(people=seen)
+        looked = background.looked
+    for frames in solve_take(take, settings.motion(), made_from, looked):
         yield pace.step(frames, people=1)
 
 
