@@ -60,7 +60,9 @@ class FakeTracker:
         return [] if self.nobody else [1, 2]
 
 
-def standing_still(lowpoly: np.ndarray, visibility: np.ndarray, frames: np.ndarray, body: Body, height: Any) -> RigFit:
+def standing_still(
+    lowpoly: np.ndarray, visibility: np.ndarray, frames: np.ndarray, body: Body, height: Any, **more: Any
+) -> RigFit:
     """A rig fit that costs nothing."""
     rotations = np.zeros((len(frames), len(body.bone_names), 4))
     rotations[..., 0] = 1

@@ -223,7 +223,7 @@ def _json(result: Result) -> str:
 
 
 def _read_memory(path: Path) -> dict[str, Any]:
-    """`words` and `folders` of an earlier batch.json; of a damaged one nothing: the Takes say whose folders they are."""
+    """`words` and `folders` of an earlier batch.json; of a damaged one nothing (the Takes say whose they are)."""
     with suppress(FileNotFoundError, ValueError):
         known = json.loads(path.read_text("utf-8"))
         if isinstance(known, dict) and isinstance(known.get("folders"), dict):

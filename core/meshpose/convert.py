@@ -84,8 +84,13 @@ class Settings:
     fill_gaps: int = 12
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "only", tuple(tuple(map(float, box)) for box in self.only))  # as JSON gives them back
-        object.__setattr__(self, "heights", {int(number): float(h) for number, h in self.heights.items()})
+        _check_types(self)
+        try:  # as JSON gives them back
+            object.__setattr__(self, "only", tuple(tuple(map(float, box)) for box in self.only))
+            object.__setattr__(self, "heights", {int(number): float(h) for number, h in self.heights.items()})
+        except (TypeError, ValueError, AttributeError) as error:
+            text = f"only {self.only!r:.60}, heights {self.heights!r:.60}: give boxes of 5 numbers, and metres by id"
+            raise InputError(text) from error
         for name in ("person", "max_people", "detect_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -202,6 +207,17 @@ def refit(path: str | os.PathLike[str], preview: bool = False, **changes: Any) -
 
 
 # -- what is there already -------------------------------------------------------------------------------------------
+
+
+def _check_types(settings: Settings) -> None:
+    """InputError for a setting of the wrong type: one comes from a script, a shell's words or a Take's JSON."""
+    kinds = {"str": str, "bool": bool, "int": int, "float": int | float}
+    for known in dataclasses.fields(Settings):
+        value, names = getattr(settings, known.name), str(known.type).split(" | ")
+        if names[0] not in kinds or (value is None and "None" in names):
+            continue
+        if not isinstance(value, kinds[names[0]]) or isinstance(value, bool) != (names[0] == "bool"):
+            raise InputError(f"--{known.name.replace('_', '-')} {value!r:.60}: it must be {' or '.join(names)}")
 
 
 def _check_output(path: Path) -> None:
@@ -394,7 +410,7 @@ def _derive(take: Take, info: ClipInfo, settings: Settings, camera: Camera) -> I
 
 def _choose(take: Take, settings: Settings) -> None:
     """Keep everybody whom the tracker kept, or one of them, or those who stand in the boxes of `only`."""
-    found: list[int] = json.loads(take.job_value("found") or "[]")
+    found = take.found
     person = settings.person
     if person is not None and person not in found and found:
         known = ", ".join(map(str, found))

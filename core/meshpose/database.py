@@ -19,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from .errors import OutputError, TakeError
+from .errors import MeshPoseError, OutputError, TakeError
 
 APPLICATION_ID = 0x4D50544B  # "MPTK"
 VERSION = 1
+
+FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What Python's SQLite raises; the second where its own message quotes bytes of a damaged file."""
 
 # No part of the Take's own tables: it outlives a restart, which replaces those in one transaction.
 WRITER_TABLE = "CREATE TABLE IF NOT EXISTS writer (pid INTEGER NOT NULL, host TEXT NOT NULL)"
@@ -52,7 +55,7 @@ class Database:
             empty = self._connection.execute("PRAGMA page_count").fetchone()[0] == 0
         except sqlite3.OperationalError as error:
             raise OutputError(f"{path}: the file cannot be opened ({error}); choose another --out") from error
-        except sqlite3.DatabaseError as error:
+        except (*FAULTS, TypeError) as error:  # TypeError: no row came
             raise TakeError(f"{path}: this is not a MeshPose Take") from error
         problem = None
         if known != APPLICATION_ID and not (new and empty):
@@ -113,14 +116,15 @@ class Database:
     def rollback(self) -> None:
         """Forget what is not committed."""
         if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+            with self._errors():
+                self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Forget what is not committed and let go of the file."""
         if self.writing:
-            self.rollback()
             # On a full disk the name stays in the table; without the lock it means nothing.
-            with suppress(OutputError):
+            with suppress(MeshPoseError):
+                self.rollback()
                 self.run("DELETE FROM writer")
             self.writing = False
         self._connection.close()
@@ -129,10 +133,12 @@ class Database:
         try:
             self._connection.execute("PRAGMA busy_timeout = 200")
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
+        except FAULTS as error:
             self.writing = False
             holder = self._writer() if "locked" in str(error) else None
             self._connection.close()
+            if holder is None and not _is_of_the_place(error):
+                raise self._damaged(error) from error
             if holder is None:
                 raise OutputError(f"{self.path}: the Take cannot be written ({error})") from error
             raise TakeError(f"{self.path}: {holder} is writing this Take; wait for it, or stop it") from error
@@ -142,7 +148,7 @@ class Database:
         """Who holds the write lock, in words."""
         try:
             row = self._connection.execute("SELECT pid, host FROM writer").fetchone()
-        except sqlite3.OperationalError:  # a Take whose first transaction is still open
+        except FAULTS:  # a Take whose first transaction is still open
             row = None
         return f"process {row[0]} on {row[1]}" if row else "another process"
 
@@ -151,11 +157,36 @@ class Database:
         """SQLite's errors in our words."""
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except FAULTS as error:
+            if not _is_of_the_place(error):
+                raise self._damaged(error) from error
             text = f"{self.path}: the Take cannot be read or written ({error}); is the disk full, or the file locked?"
             raise OutputError(text) from error
-        except sqlite3.DatabaseError as error:
-            raise TakeError(f"{self.path}: the Take is damaged ({error}); delete it to make it again") from error
+
+    @contextmanager
+    def sound(self) -> Iterator[None]:
+        """Inside, rows are made into what they mean: where that cannot be, the Take is damaged (TakeError)."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> TakeError:
+        why = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        return TakeError(f"{self.path}: the Take is damaged ({why}); delete it to make it again")
+
+
+OF_THE_PLACE = frozenset(
+    (
+        sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL,
+    )
+)  # fmt: skip
+"""SQLite's codes that blame the disk or another process, not the file's content."""
+
+
+def _is_of_the_place(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_PLACE
 
 
 def blob(array: np.ndarray, dtype: type) -> bytes:

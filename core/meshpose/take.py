@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import take_motion
-from .database import Database, blob, stack
+from . import records, take_motion
+from .database import Database, blob
 from .errors import TakeError
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Person:
     def frames(self) -> np.ndarray:
         """(n,) int64: the clip's frames (0 is the first) in which the person was found."""
         rows = self.take._db.rows("SELECT frame FROM raw WHERE person = ? ORDER BY frame", (self.id,))
-        return np.array([row[0] for row in rows], np.int64)
+        with self.take._db.sound():
+            return records.frame_numbers([row[0] for row in rows])
 
     def times(self, frames: Frames = None) -> np.ndarray:
         """(n,) float64 seconds, from the clip's own timestamps."""
@@ -118,23 +119,23 @@ class Person:
 
     def lowpoly_pixels(self, frames: Frames = None) -> np.ndarray:
         """(n, V, 3) float32: x, y picture pixels, z pixels relative to the mid-hips: as the network said it."""
-        return stack(self._column("raw", "vertices", frames), np.float32, (-1, 3))
+        return self._array("raw", "vertices", frames)
 
     def visibility(self, frames: Frames = None) -> np.ndarray:
         """(n, V) float32: 0 guessed, 1 seen."""
-        return stack(self._column("raw", "visibility", frames), np.float16, (-1,)).astype(np.float32)
+        return self._array("raw", "visibility", frames).astype(np.float32)
 
     def score(self, frames: Frames = None) -> np.ndarray:
         """(n,) float64: how sure the network is of the person, 0..1."""
-        return np.array(self._column("raw", "score", frames), np.float64)
+        return self._array("raw", "score", frames)
 
     def crops(self, frames: Frames = None) -> np.ndarray:
         """(n, 4) float64: centre x, y, side in picture pixels, angle in radians (`Crop.from_array` reads a row)."""
-        return stack(self._column("raw", "crop", frames), np.float64, (4,))
+        return self._array("raw", "crop", frames)
 
     def metres_per_pixel(self, frames: Frames = None) -> np.ndarray:
         """(n,) float64: metres that a picture pixel spans at the depth of the mid-hips."""
-        return np.array(self._column("place", "metres_per_pixel", frames), np.float64)
+        return self._array("place", "metres_per_pixel", frames)
 
     def lowpoly(self, frames: Frames = None) -> np.ndarray:
         """(n, V, 3) float32 metres, camera frame: every vertex on the ray through its own pixel."""
@@ -165,13 +166,14 @@ class Person:
 
         query = "SELECT frame, rotations, translation FROM fit_frame WHERE person = ? ORDER BY frame"
         rows = self.take._db.rows(query, (self.id,))
-        return RigFit(
-            phenotype=np.frombuffer(head[0][0], np.float64).copy(),
-            scale=float(head[0][1]),
-            rotations=stack([row[1] for row in rows], np.float32, (-1, 4)),
-            translation=stack([row[2] for row in rows], np.float64, (3,)),
-            frames=np.array([row[0] for row in rows], np.int64),
-        )
+        with self.take._db.sound():
+            return RigFit(
+                phenotype=records.column("phenotype", [head[0][0]])[0],
+                scale=float(records.column("scale", [head[0][1]])[0]),
+                rotations=records.rotations([row[1] for row in rows]),
+                translation=records.column("translation", [row[2] for row in rows]),
+                frames=records.frame_numbers([row[0] for row in rows]),
+            )
 
     def lowpoly_world(self, frames: Frames = None) -> np.ndarray:
         """(n, V, 3) float32 metres, world frame: the low-poly at the depth of the motion; pixels as in `lowpoly`.
@@ -193,6 +195,12 @@ class Person:
 
         return fit.stature(Body.load())
 
+    def _array(self, table: str, column: str, frames: Frames) -> np.ndarray:
+        """A column's values, checked: (n, ...)."""
+        values = self._column(table, column, frames)
+        with self.take._db.sound():
+            return records.column(column, values)
+
     def _column(self, table: str, column: str, frames: Frames) -> list[Any]:
         query = f"SELECT frame, {column} FROM {table} WHERE person = ?"
         if frames is None:
@@ -200,7 +208,9 @@ class Person:
             if not rows and table == "place" and len(self.frames):
                 text = f"{self.take.path}: {self.name} has no place in space yet; run the conversion to its end"
                 raise TakeError(text)
-            return [row[1] for row in rows]
+            if table == "raw":
+                return [row[1] for row in rows]
+            frames = self.frames  # a row for each of them, or it is said which one has none
         wanted = [int(frame) for frame in frames]
         if not wanted:
             return []
@@ -314,29 +324,35 @@ class Take:
         """The clip as it was probed.  Its path is kept relative to the Take, so both may move together."""
         from .video import ClipInfo
 
-        path, info = self._db.rows("SELECT path, info FROM clip")[0]
-        fields: dict[str, Any] = json.loads(info)
-        fields["times"] = np.array(fields["times"], np.float64)
-        resolved = Path(os.path.normpath(self.path.resolve().parent / Path(path)))
-        return ClipInfo(path=resolved, **fields)
+        rows = self._db.rows("SELECT path, info FROM clip")
+        with self._db.sound():
+            path, info = rows[0]
+            fields = records.clip_fields(path, info)
+            resolved = Path(os.path.normpath(self.path.resolve().parent / Path(path)))
+            return ClipInfo(path=resolved, **fields)
 
     @property
     def clip_identity(self) -> str:
         """Hash of the clip's size, head and tail (`clip_identity` of this module)."""
-        return str(self._db.rows("SELECT identity FROM clip")[0][0])
+        rows = self._db.rows("SELECT identity FROM clip")
+        with self._db.sound():
+            return str(rows[0][0])
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the Take was made with."""
         rows = self._db.rows("SELECT name, value FROM settings ORDER BY name")
-        return {name: json.loads(value) for name, value in rows}
+        with self._db.sound():
+            return {str(name): json.loads(value) for name, value in rows}
 
     @property
     def camera(self) -> Camera:
         """The one camera in front of which all people stand."""
         from .camera import Camera
 
-        return Camera(**json.loads(self._db.rows("SELECT camera FROM clip")[0][0]))
+        rows = self._db.rows("SELECT camera FROM clip")
+        with self._db.sound():
+            return Camera(**records.camera_fields(rows[0][0]))
 
     def world(self) -> World | None:
         """Where the camera stands in the world; None where the motion was not made (yet)."""
@@ -345,12 +361,12 @@ class Take:
     @property
     def warnings(self) -> list[str]:
         """One line each."""
-        return [row[0] for row in self._db.rows("SELECT message FROM warning ORDER BY rowid")]
+        return [str(row[0]) for row in self._db.rows("SELECT message FROM warning ORDER BY rowid")]
 
     @property
     def people(self) -> list[int]:
         """Ids of the people that are kept, in the order they came."""
-        return [row[0] for row in self._db.rows("SELECT person FROM person WHERE kept ORDER BY person")]
+        return self._ids("SELECT person FROM person WHERE kept ORDER BY person")
 
     def person(self, number: int) -> Person:
         """One person.  TakeError where there is none of that id."""
@@ -358,22 +374,30 @@ class Take:
         if not rows:
             known = ", ".join(map(str, self.people)) or "nobody"
             raise TakeError(f"{self.path}: there is no person {number}; the Take holds {known}")
-        return Person(self, int(number), rows[0][0])
+        return Person(self, int(number), " ".join(str(rows[0][0]).split()))
 
     @property
     def all_people(self) -> list[int]:
         """Ids of everybody found, those that are not kept too."""
-        return [row[0] for row in self._db.rows("SELECT person FROM person ORDER BY person")]
+        return self._ids("SELECT person FROM person ORDER BY person")
+
+    def _ids(self, query: str) -> list[int]:
+        with self._db.sound():
+            return records.whole_numbers([row[0] for row in self._db.rows(query)])
 
     @property
     def frames(self) -> np.ndarray:
         """(F,) int64: the clip's frames that were looked at, with or without people."""
-        return np.array([row[0] for row in self._db.rows("SELECT frame FROM frame ORDER BY frame")], np.int64)
+        rows = self._db.rows("SELECT frame FROM frame ORDER BY frame")
+        with self._db.sound():
+            return records.frame_numbers([row[0] for row in rows])
 
     def times(self, frames: Frames = None) -> np.ndarray:
         """(F,) float64 seconds of the frames looked at, from the clip's own timestamps."""
         rows = dict(self._db.rows("SELECT frame, time FROM frame ORDER BY frame"))
-        return np.array(list(rows.values()) if frames is None else [rows[int(frame)] for frame in frames], np.float64)
+        wanted = None if frames is None else [int(frame) for frame in frames]
+        with self._db.sound():
+            return records.column("time", list(rows.values()) if wanted is None else [rows[frame] for frame in wanted])
 
     @property
     def finished(self) -> bool:
@@ -512,6 +536,12 @@ class Take:
         """A note of `set_job_value`."""
         rows = self._db.rows("SELECT value FROM job WHERE name = ?", (name,))
         return rows[0][0] if rows else None
+
+    @property
+    def found(self) -> list[int]:
+        """Ids of the people whom the tracker keeps (`people` are those of them that were chosen)."""
+        with self._db.sound():
+            return records.whole_numbers(json.loads(self.job_value("found") or "[]"))
 
     def set_place(self, person: int, frames: np.ndarray, metres_per_pixel: np.ndarray, made_from: str) -> None:
         """Replace a person's depth: frames (n,), metres_per_pixel (n,); a rig fit of the old one goes.  Commits."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .database import Database, blob, stack
+from . import records
+from .database import Database, blob
 from .errors import TakeError
 from .motion import Motion, World
 
@@ -87,19 +88,19 @@ def read_motion(database: Database, person: int) -> Motion | None:
         "WHERE person = ? ORDER BY frame"
     )
     columns = list(zip(*database.rows(query, (person,)), strict=True)) or [()] * 7
-    rotations = stack(list(columns[1]), np.float32, (-1, 4))
-    bits = [np.unpackbits(stack(list(column), np.uint8, (-1,)), axis=1).astype(bool) for column in columns[3:5]]
-    return Motion(
-        phenotype=np.frombuffer(head[0][0], np.float64).copy(),
-        scale=float(head[0][1]),
-        rotations=rotations,
-        translation=stack(list(columns[2]), np.float64, (3,)),
-        frames=np.array(columns[0], np.int64),
-        contact=bits[0][:, :4],
-        keyed=bits[1][:, : rotations.shape[1]],
-        seen=np.array(columns[5], bool),
-        metres_per_pixel=np.array([np.nan if v is None else v for v in columns[6]], np.float64),
-    )
+    with database.sound():
+        rotations = records.rotations(columns[1])
+        return Motion(
+            phenotype=records.column("phenotype", [head[0][0]])[0],
+            scale=float(records.column("scale", [head[0][1]])[0]),
+            rotations=rotations,
+            translation=records.column("translation", columns[2]),
+            frames=records.frame_numbers(columns[0]),
+            contact=records.bits(columns[3], 4),
+            keyed=records.bits(columns[4], rotations.shape[1]),
+            seen=np.array(columns[5], bool),
+            metres_per_pixel=records.metres_where_known(columns[6]),
+        )
 
 
 def lowpoly_world(person: Person, frames: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -112,8 +113,10 @@ def lowpoly_world(person: Person, frames: Sequence[int] | np.ndarray) -> np.ndar
         raise TakeError(f"{take.path}: {person.name} has no motion yet; run the conversion to its end")
     query = "SELECT frame, metres_per_pixel FROM motion_frame WHERE person = ?"
     moved = dict(take._db.rows(query, (person.id,)))
-    sizes = [moved.get(int(f)) or s for f, s in zip(frames, person.metres_per_pixel(frames), strict=True)]
-    placed = place(person.lowpoly_pixels(frames), np.array(sizes, np.float64), take.camera)
+    sizes = [moved.get(int(f)) or s for f, s in zip(frames, person.metres_per_pixel(frames).tolist(), strict=True)]
+    with take._db.sound():
+        metres = records.column("metres_per_pixel", sizes)
+    placed = place(person.lowpoly_pixels(frames), metres, take.camera)
     return world.points(placed, frames).astype(np.float32)
 
 
@@ -122,11 +125,8 @@ def read_world(database: Database) -> World | None:
     rows = dict(database.rows("SELECT name, value FROM world")) if there(database) else {}
     if not rows:
         return None
-    told = json.loads(rows["told"])
-    return World(
-        rotation=np.frombuffer(rows["rotation"], np.float64).reshape(-1, 3, 3).copy(),
-        translation=np.frombuffer(rows["translation"], np.float64).reshape(-1, 3).copy(),
-        frames=np.frombuffer(rows["frames"], np.int64).copy(),
-        floor=bool(told["floor"]),
-        notes=tuple(told["notes"]),
-    )
+    with database.sound():
+        told = json.loads(rows["told"])
+        rotation, translation, frames = records.places(rows["rotation"], rows["translation"], rows["frames"])
+        notes = tuple(map(str, told["notes"]))
+        return World(rotation, translation, frames, floor=bool(told["floor"]), notes=notes)
