@@ -101,6 +101,7 @@ def make_take(
         for index in range(frames):
             there = [n for n in tracks if not (gaps and n == 2 and (index < 2 or index == frames // 2))]
             take.add_frame(index, [(n, tracks[n][index]) for n in there], b"state", seconds=index / FPS)
+        take.set_job_value("found", str(take.all_people))
         take.finish()
         for number in take.people:
             person = take.person(number)
