@@ -133,7 +133,8 @@ class Landmarks:
 
     points (33, 3): x, y picture pixels, z picture pixels relative to the hips, towards the camera negative.
     world (33, 3): metres, origin mid-hips, camera axes (x right, y down, z forward). visibility (33,) 0..1.
-    score: presence of a person 0..1. silhouette (H, W) bool, whole picture. crop: the last one it was seen through.
+    score: presence of a person 0..1. silhouette (H, W) bool, whole picture. crop: the last one it was seen through;
+    next_crop: the one that follows the person.
     """
 
     points: np.ndarray
@@ -142,6 +143,7 @@ class Landmarks:
     score: float
     silhouette: np.ndarray
     crop: Crop
+    next_crop: Crop
 
     def keypoints(self) -> dict[str, np.ndarray]:
         """Name -> (3,) x, y picture pixels and score: COCO-17, neck, head_top."""
@@ -181,7 +183,10 @@ class LandmarkEstimator:
         points, world, visibility, score, mask = self._on_crop(image, crop)
         size = (image.shape[1], image.shape[0])
         silhouette = cv2.warpAffine(mask, crop.matrix(), size, flags=cv2.INTER_LINEAR) > 0.5
-        return Landmarks(points[:LANDMARKS], world[:LANDMARKS], visibility[:LANDMARKS], score, silhouette, crop)
+        following = _body_crop(points[HIPS, :2], points[CIRCLE, :2])
+        return Landmarks(
+            points[:LANDMARKS], world[:LANDMARKS], visibility[:LANDMARKS], score, silhouette, crop, following
+        )
 
     def _on_crop(self, image: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
         """-> 39 points (picture pixels), 39 world points (camera axes), visibility (39,), presence, mask (256, 256)."""
