@@ -16,7 +16,7 @@ import bpy
 
 from meshpose import MeshPoseError
 
-from . import command, operators, panel
+from . import command, operators, registration
 from .job import Job, State, start
 
 __all__ = ["build_scene", "convert", "register", "unregister"]
@@ -49,8 +49,7 @@ def convert(
 
 def register() -> None:
     """Blender enables the extension."""
-    operators.register()
-    panel.register()
+    registration.register()
     _commands.append(bpy.utils.register_cli_command("meshpose", command.main))
 
 
@@ -58,5 +57,4 @@ def unregister() -> None:
     """Blender disables the extension; a running conversion is ended, its finished frames stay in the Take."""
     while _commands:
         bpy.utils.unregister_cli_command(_commands.pop())
-    panel.unregister()
-    operators.unregister()
+    registration.unregister()

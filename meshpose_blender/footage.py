@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bpy
 import numpy as np
 
 from meshpose.camera import Camera
 from meshpose.errors import InputError, MeshPoseError
-from meshpose.video import Clip, ClipInfo, write_preview
 
 from . import compat
+
+if TYPE_CHECKING:  # it loads OpenCV, which Blender's start must not wait for, nor break by
+    from meshpose.video import ClipInfo
 
 TURN = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """Camera frame (x right, y down, z forward) to Blender's axes (x right, y forward, z up)."""
@@ -131,13 +134,30 @@ def _fitting(collection: bpy.types.bpy_prop_collection, path: Path, info: ClipIn
 
 def _first_of_sequence(info: ClipInfo) -> Path | None:
     """The first file of a sequence as Blender counts them (one folder, one pattern of names); None where it cannot."""
+    from meshpose.video import Clip
+
     files = Clip(info.path).files
     stems = {(file.suffix, file.stem.rstrip("0123456789"), len(file.stem)) for file in files}
     return files[0] if len(stems) == 1 and files[0].stem[-1].isdigit() else None
 
 
+def files_of(movie: bpy.types.MovieClip) -> list[Path]:
+    """The pictures of a sequence that was loaded as a movie clip, in order."""
+    from meshpose.video import Clip
+
+    return list(Clip(_pattern(Path(bpy.path.abspath(movie.filepath)))).files)
+
+
+def _pattern(first: Path) -> Path:
+    """The pattern of a sequence by its first file: `f_0001.png` -> `f_%04d.png`."""
+    name = first.stem.rstrip("0123456789")
+    return first.with_name(f"{name}%0{len(first.stem) - len(name)}d{first.suffix}")
+
+
 def _copy_movie(info: ClipInfo, times: np.ndarray, path: Path) -> None:
     """Write the upright pictures at a constant rate: on each frame the one that Blender would have shown."""
+    from meshpose.video import Clip, write_preview
+
     repeats = np.bincount(np.maximum(shown_pictures(times, info.fps), 0), minlength=len(times))
     with write_preview(path, info.fps, (info.width, info.height)) as writer:
         for frame in Clip(info.path):
@@ -147,6 +167,8 @@ def _copy_movie(info: ClipInfo, times: np.ndarray, path: Path) -> None:
 
 def _copy_picture(info: ClipInfo, path: Path) -> None:
     """Write the upright picture by Blender itself, which keeps every pixel."""
+    from meshpose.video import Clip
+
     image = next(iter(Clip(info.path))).image
     pixels = np.ones((*image.shape[:2], 4), np.float32)
     pixels[..., :3] = image[::-1, :, ::-1] / np.float32(255)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import collections
 import enum
+import importlib.machinery
 import importlib.util
 import json
 import os
 import platform
 import queue
+import re
 import shlex
 import subprocess
 import sys
@@ -35,6 +37,8 @@ PACKAGES = ("meshpose", "cv2", "onnxruntime", "numpy")
 # survives that: whoever takes so long for a frame has committed the frames before it.
 TERMINATE_AFTER, KILL_AFTER = 0.6, 0.7
 STDERR_LINES = 50
+BROKEN = re.compile(r"^(ModuleNotFoundError|ImportError)\b:? *(.*)")
+"""How Python says that a package is not there or does not work."""
 USUALLY_ON = ("preview", "lock_feet", "level")
 """Settings that are on unless `--no-NAME` is given."""
 
@@ -105,13 +109,41 @@ def environment() -> dict[str, str]:
     """
     folders: list[str] = []
     for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            folder = str(Path(spec.origin).parents[1])
-            if folder not in folders:
-                folders.append(folder)
+        folder = _folder_of(name, folders)
+        if folder and folder not in folders:
+            folders.append(folder)
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONSTARTUP")}
     return env | {"PYTHONPATH": os.pathsep.join(folders), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _folder_of(name: str, before: Sequence[str]) -> str | None:
+    """Where a package lies: in one of the folders `before`, else where Blender would find it; None where it is not.
+
+    The first folder is our own package's, where the extension's wheels are: what another extension has put in front of
+    everybody's path does not come before them.
+    """
+    spec = importlib.machinery.PathFinder.find_spec(name, list(before)) if before else None
+    try:
+        spec = spec or importlib.util.find_spec(name)
+    except ValueError:  # a module without a specification stands in its place
+        return None
+    return None if spec is None or spec.origin is None else str(Path(spec.origin).parents[1])
+
+
+def missing_packages() -> list[str]:
+    """Packages that the conversion needs and this Blender does not have; none of them is loaded for that."""
+    return [name for name in PACKAGES if _folder_of(name, ()) is None]
+
+
+def advice(packages: Sequence[str], reason: str = "") -> str:
+    """What somebody can do where a package is missing or does not work: one sentence."""
+    names, many = " and ".join(packages), len(packages) > 1
+    wrong = f"{'do' if many else 'does'} not work in this Blender ({reason})" if reason else "is missing"
+    machine = f"Python {sys.version_info[0]}.{sys.version_info[1]}, {platform.system()} {platform.machine()}"
+    return (
+        f"{names} {'are missing' if many and not reason else wrong}: install the MeshPose zip for this Blender "
+        f"({machine}) again with Edit > Preferences > Get Extensions > Install from Disk, then start Blender anew"
+    )
 
 
 def start(clip: str | Path, out: str | Path, **settings: Any) -> Job:
@@ -268,7 +300,12 @@ class Job:
             self.state = State.CANCELLED
         else:
             last = next((line.strip() for line in reversed(self._stderr) if line.strip()), "it left no message")
-            if code == 2 and last.startswith("error: "):  # said before it knew that we listen: a wrong option
+            broken = next(filter(None, (BROKEN.match(line) for line in reversed(self._stderr))), None)
+            if broken:
+                named = next((name for name in PACKAGES if name in broken[2]), "onnxruntime")
+                missing = f"No module named '{named}'" == broken[2].strip()
+                self._fail(advice([named], "" if missing else broken[2].strip() or "it breaks off"))
+            elif code == 2 and last.startswith("error: "):  # said before it knew that we listen: a wrong option
                 self._fail(last.removeprefix("error: "))
             else:
                 self._fail(f"The conversion ended unexpectedly (exit code {code}): {last}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two materials: the visibility heatmap of the aligned mesh, and a plain skin for the skinned body."""
+"""Materials: the visibility heatmap of the aligned mesh, a plain skin for the skinned body, legend and ghosts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def heatmap(name: str) -> bpy.types.Material:
     tree.links.new(next(s for s in towards.outputs if s.identifier == "Value"), shade.inputs[0])
     tree.links.new(attribute.outputs[0], emission.inputs[0])
     tree.links.new(shade.outputs[0], emission.inputs[1])
-    tree.links.new(emission.outputs[0], output.inputs[0])
+    alpha = next(s for s in attribute.outputs if s.identifier == "Alpha")
+    tree.links.new(_see_through(tree, emission.outputs[0], alpha), output.inputs[0])
     for place, node in enumerate((surface, turned, towards, shade, emission, output)):
         node.location = (220.0 * place, -200.0)
     attribute.location = (660.0, 100.0)
@@ -60,3 +61,41 @@ def skin(name: str) -> bpy.types.Material:
     tree.links.new(surface.outputs[0], output.inputs[0])
     material.diffuse_color = SKIN
     return material
+
+
+def unlit(name: str) -> bpy.types.Material:
+    """Shows the point attribute `visibility` as it is, without any light: for the legend."""
+    material = bpy.data.materials.new(name)
+    tree = compat.nodes_of(material)
+    attribute = tree.nodes.new("ShaderNodeAttribute")
+    attribute.attribute_name = VISIBILITY
+    emission = tree.nodes.new("ShaderNodeEmission")
+    output = tree.nodes.new("ShaderNodeOutputMaterial")
+    tree.links.new(attribute.outputs[0], emission.inputs[0])
+    tree.links.new(emission.outputs[0], output.inputs[0])
+    return material
+
+
+def ghost(name: str) -> bpy.types.Material:
+    """The object's own colour and transparency, for Cycles and Eevee as Workbench shows them."""
+    material = bpy.data.materials.new(name)
+    tree = compat.nodes_of(material)
+    info = tree.nodes.new("ShaderNodeObjectInfo")
+    emission = tree.nodes.new("ShaderNodeEmission")
+    output = tree.nodes.new("ShaderNodeOutputMaterial")
+    colour, alpha = (next(s for s in info.outputs if s.identifier == key) for key in ("Color", "Alpha"))
+    tree.links.new(colour, emission.inputs[0])
+    tree.links.new(_see_through(tree, emission.outputs[0], alpha), output.inputs[0])
+    return material
+
+
+def _see_through(
+    tree: bpy.types.NodeTree, surface: bpy.types.NodeSocket, alpha: bpy.types.NodeSocket
+) -> bpy.types.NodeSocket:
+    """`surface` in parts of `alpha` over what lies behind it."""
+    clear = tree.nodes.new("ShaderNodeBsdfTransparent")
+    mix = tree.nodes.new("ShaderNodeMixShader")
+    tree.links.new(alpha, mix.inputs[0])
+    tree.links.new(clear.outputs[0], mix.inputs[1])
+    tree.links.new(surface, mix.inputs[2])
+    return mix.outputs[0]

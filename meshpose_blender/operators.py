@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the panel's buttons do, and the watch over the running job. The work itself is in `job` and `scene`.
+"""What the panel's buttons do with jobs: convert, cancel, resume, the queue, a look at one frame, re-fit, load a Take.
 
-One conversion runs at a time, whatever window or file it was started from. The job's process is watched by a timer of
-Blender's; when it is done, the scene it was started from gets the result by the same operator as "Load Take".
+The work itself is in `job` (the process), `watching` (which one runs, what comes next) and `scene`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,64 +13,30 @@ import bpy
 
 from meshpose import MeshPoseError
 
-from . import compat
 from . import job as jobs
-from .job import Job, State
-
-POLL_SECONDS = 0.2
-CLIPS = "*.mp4;*.mov;*.m4v;*.mkv;*.webm;*.avi;*.mpg;*.mpeg;*.mts;*.ogv;*.jpg;*.jpeg;*.png;*.bmp;*.tif;*.tiff"
-
-
-@dataclass
-class Watch:
-    """The conversion in work, and what the panel says about the last one."""
-
-    job: Job | None = None
-    building: bool = False  # the job is done, the scene comes next
-    clip: str = ""
-    scene: int = 0  # session_uid: a name can change, and another file can have one that is equal
-    message: str = ""
-    failed: bool = False
-    warnings: list[str] = field(default_factory=list)
-
-    def say(self, message: str, failed: bool = False, warnings: list[str] | None = None) -> None:
-        """Set what the panel shows until the next conversion."""
-        self.message, self.failed, self.warnings = message, failed, warnings or []
+from . import people, watching
+from . import settings as panel_settings
+from .settings import result_folder
+from .watching import Task, count_people, watch
 
 
-watch = Watch()
+def task_of(context: bpy.types.Context, kind: str, subject: str, **more: Any) -> Task:
+    """A task for the context's scene."""
+    scene = context.scene
+    known = {"scene": scene.session_uid, "file": bpy.data.filepath, "scene_name": scene.name}
+    return Task(kind, subject, **{**known, **more})
 
 
-class MeshPoseProperties(bpy.types.PropertyGroup):
-    """What the panel edits; kept in the scene, and so in the file."""
-
-    clip: bpy.props.StringProperty(  # type: ignore[valid-type]
-        name="Clip",
-        description="The video or picture to convert",
-        subtype="FILE_PATH",
-        options=compat.path_options(),
-    )
-
-
-class MESHPOSE_OT_choose_clip(bpy.types.Operator):
-    """Choose the video or picture that Convert works on"""
-
-    bl_idname = "meshpose.choose_clip"
-    bl_label = "Choose a Clip"
-    bl_options = {"INTERNAL", "UNDO"}
-
-    filepath: bpy.props.StringProperty(subtype="FILE_PATH")  # type: ignore[valid-type]
-    filter_glob: bpy.props.StringProperty(default=CLIPS, options={"HIDDEN"})  # type: ignore[valid-type]
-
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        """Open the file browser."""
-        context.window_manager.fileselect_add(self)
-        return {"RUNNING_MODAL"}
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """Keep the chosen path in the scene."""
-        context.scene.meshpose.clip = self.filepath
-        return {"FINISHED"}
+def conversion_of(context: bpy.types.Context, clip: str, **more: Any) -> Task:
+    """The conversion of `clip` as the panel is set; the choice of people and frames only for the panel's own clip."""
+    settings = context.scene.meshpose
+    options = panel_settings.conversion(settings)
+    if clip != bpy.path.abspath(settings.clip):
+        options |= {"only": []}
+        for name in ("start", "end"):
+            options.pop(name, None)
+    out = str(result_folder(clip, settings))
+    return task_of(context, "convert", clip, out=out, options=options, frame_start=settings.frame_start, **more)
 
 
 class MESHPOSE_OT_convert(bpy.types.Operator):
@@ -98,42 +59,45 @@ class MESHPOSE_OT_convert(bpy.types.Operator):
         name="Restart", description="Begin anew instead of going on with what an earlier conversion left"
     )
     max_people: bpy.props.IntProperty(  # type: ignore[valid-type]
-        name="People", description="Follow at most this many people; 0: all", min=0
+        name="People", description="Follow at most this many people; 0: as in the panel", min=0
     )
     height: bpy.props.FloatProperty(  # type: ignore[valid-type]
-        name="Height", description="Height of the person in metres; 0: from the shape of the body", min=0.0
+        name="Height", description="Height of the person in metres; 0: as in the panel", min=0.0
     )
     focal_mm: bpy.props.FloatProperty(  # type: ignore[valid-type]
-        name="Focal Length", description="Of the camera, as on 36 mm full frame; 0: unknown", min=0.0
+        name="Focal Length", description="Of the camera, as on 36 mm full frame; 0: as in the panel", min=0.0
     )
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        """One conversion at a time."""
+        """One conversion at a time; further clips wait in the queue."""
+        if watch.job is not None:
+            cls.poll_message_set("A conversion is running; add further clips to its queue")
         return watch.job is None
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Start the job and return; the timer does the rest."""
-        clip = bpy.path.abspath(self.clip or context.scene.meshpose.clip)
+        settings = context.scene.meshpose
+        clip = bpy.path.abspath(self.clip or settings.clip)
         if not clip:
             self.report({"ERROR"}, "No clip chosen: choose one in the panel or pass its path")
             return {"CANCELLED"}
-        settings: dict[str, Any] = {
-            "restart": self.restart,
-            "max_people": self.max_people or None,
-            "height": self.height or None,
-            "focal_mm": self.focal_mm or None,
-        }
-        watch.clip = clip
-        watch.scene = context.scene.session_uid
-        watch.say("")
-        watch.job = jobs.start(clip, bpy.path.abspath(self.out) if self.out else result_folder(clip), **settings)
-        bpy.app.timers.register(look, first_interval=POLL_SECONDS, persistent=True)
+        if not self.clip and panel_settings.nobody_chosen(settings):
+            self.report({"ERROR"}, "Nobody is chosen: tick at least one person, or look for people again")
+            return {"CANCELLED"}
+        task = conversion_of(context, clip)
+        task.options["restart"] = self.restart
+        task.options |= {name: getattr(self, name) for name in ("max_people", "height") if getattr(self, name)}
+        if self.focal_mm:
+            task.options |= {"focal_mm": self.focal_mm, "fov": None}
+        if self.out:
+            task.out = bpy.path.abspath(self.out)
+        watching.begin(task)
         return {"FINISHED"}
 
 
 class MESHPOSE_OT_cancel(bpy.types.Operator):
-    """Stop after the frame in work. The finished frames stay in the Take, and Convert goes on from there"""
+    """Stop within a second. The finished frames stay in the Take, and Resume goes on from there; the queue waits"""
 
     bl_idname = "meshpose.cancel"
     bl_label = "Cancel"
@@ -150,6 +114,101 @@ class MESHPOSE_OT_cancel(bpy.types.Operator):
         return {"FINISHED"}
 
 
+class MESHPOSE_OT_resume(bpy.types.Operator):
+    """Go on with what was cancelled, from the first frame that is not finished; then with the queue"""
+
+    bl_idname = "meshpose.resume"
+    bl_label = "Resume"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only where something was cancelled or waits."""
+        return watch.job is None and (watch.stopped is not None or bool(watch.queue))
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start the job and return."""
+        if watch.stopped is not None:
+            watch.stopped.options.pop("restart", None)
+        watching.go_on()
+        return {"FINISHED"}
+
+
+class MESHPOSE_OT_unqueue(bpy.types.Operator):
+    """Take this clip out of the queue"""
+
+    bl_idname = "meshpose.unqueue"
+    bl_label = "Remove from Queue"
+    bl_options = {"INTERNAL"}
+
+    index: bpy.props.IntProperty(default=-1)  # type: ignore[valid-type]
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """-1: all of them, and what was cancelled."""
+        if self.index < 0:
+            watch.queue.clear()
+            watch.stopped = None
+        elif self.index < len(watch.queue):
+            watch.queue.pop(self.index)
+        return {"FINISHED"}
+
+
+class MESHPOSE_OT_find_people(bpy.types.Operator):
+    """Look at the current frame only and show who is there, to choose whom to convert before the long run"""
+
+    bl_idname = "meshpose.find_people"
+    bl_label = "Find People on This Frame"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """With a clip, and while nothing else runs."""
+        if watch.job is not None:
+            cls.poll_message_set("A conversion is running")
+        return watch.job is None and bool(context.scene.meshpose.clip)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start the look and return; the people appear in the panel."""
+        settings = context.scene.meshpose
+        frame = max(0, context.scene.frame_current - settings.frame_start)
+        watching.begin(task_of(context, "look", bpy.path.abspath(settings.clip), frame=frame))
+        return {"FINISHED"}
+
+
+class MESHPOSE_OT_refit(bpy.types.Operator):
+    """Make bodies and rigs again with the settings of the panel, without running the network: seconds, not minutes"""
+
+    bl_idname = "meshpose.refit"
+    bl_label = "Re-fit"
+    bl_description = (
+        "Make bodies and rigs of this take again with the settings under People, Motion and Clip, without running the "
+        "network: seconds instead of minutes. Its objects are replaced, with keys that you changed; Undo brings them "
+        "back"
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """With a take whose file is there, and while nothing else runs."""
+        if watch.job is not None:
+            cls.poll_message_set("A conversion is running")
+            return False
+        built = people.active_take(context)
+        path = people.take_path(built) if built is not None else None
+        if path is None or not path.is_file():
+            cls.poll_message_set("The Take's file is not there; Load Take finds it elsewhere")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start the job and return."""
+        built = people.active_take(context)
+        if built is None:
+            return {"CANCELLED"}
+        changes = panel_settings.changes(context.scene.meshpose)
+        start = people.first_frame(built)
+        task = task_of(context, "refit", str(people.take_path(built)), options=changes, frame_start=start)
+        watching.begin(task)
+        return {"FINISHED"}
+
+
 class MESHPOSE_OT_load_take(bpy.types.Operator):
     """Build the people of a Take (what an earlier conversion made) in this scene"""
 
@@ -159,125 +218,100 @@ class MESHPOSE_OT_load_take(bpy.types.Operator):
 
     filepath: bpy.props.StringProperty(subtype="FILE_PATH")  # type: ignore[valid-type]
     filter_glob: bpy.props.StringProperty(default="*.take", options={"HIDDEN"})  # type: ignore[valid-type]
+    frame_start: bpy.props.IntProperty(  # type: ignore[valid-type]
+        name="Start Frame", description="Scene frame on which the clip's first frame stands", default=1
+    )
+    replace: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Replace", description="Put it in the place of what the scene holds of the same Take"
+    )
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Open the file browser."""
+        self.frame_start = context.scene.meshpose.frame_start
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """Build the scene; an unusable Take is one line in the report."""
-        from .scene import build_scene
-
+        """Build the scene; an unusable Take, or a package that does not work, is one line in the report."""
         take = Path(bpy.path.abspath(self.filepath))
         try:
-            built = build_scene(take)
+            from .rebuild import build_or_replace
+
+            built = build_or_replace(context.scene, take, self.frame_start, self.replace)
         except MeshPoseError as error:
             self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        except ImportError as error:
+            self.report({"ERROR"}, jobs.advice([error.name or "cv2"], str(error)))
             return {"CANCELLED"}
         watch.say(f"{take.name}: {count_people(len(built.people))}", warnings=built.notes)
         return {"FINISHED"}
 
 
+class MESHPOSE_OT_copy_details(bpy.types.Operator):
+    """Copy what went wrong, with the command and the versions, to paste into a bug report"""
+
+    bl_idname = "meshpose.copy_details"
+    bl_label = "Copy Details"
+    bl_options = {"INTERNAL"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """After a failure."""
+        return bool(watch.detail)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """To the clipboard."""
+        system = f"Blender {bpy.app.version_string}, {bpy.app.build_platform.decode(errors='replace')}"
+        context.window_manager.clipboard = f"{watch.detail}\n{system}"
+        self.report({"INFO"}, "Details copied")
+        return {"FINISHED"}
+
+
+class MESHPOSE_OT_dismiss(bpy.types.Operator):
+    """Take this message away"""
+
+    bl_idname = "meshpose.dismiss"
+    bl_label = "Dismiss"
+    bl_options = {"INTERNAL"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """The panel is as it was before."""
+        watch.say("")
+        return {"FINISHED"}
+
+
+class MESHPOSE_OT_report(bpy.types.Operator):
+    """Say a sentence in Blender's status bar and Info editor"""
+
+    bl_idname = "meshpose.report"
+    bl_label = "Report"
+    bl_options = {"INTERNAL"}
+
+    message: bpy.props.StringProperty()  # type: ignore[valid-type]
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        """Wait for the next event: what is reported while a timer runs goes to the console only."""
+        self._timer = context.window_manager.event_timer_add(0.01, window=context.window)
+        context.window_manager.modal_handler_add(self)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        """Report, and be gone; the event is for others."""
+        context.window_manager.event_timer_remove(self._timer)
+        self.report({"ERROR"}, self.message)
+        return {"FINISHED", "PASS_THROUGH"}
+
+
 CLASSES = (
-    MeshPoseProperties,
-    MESHPOSE_OT_choose_clip,
     MESHPOSE_OT_convert,
     MESHPOSE_OT_cancel,
+    MESHPOSE_OT_resume,
+    MESHPOSE_OT_unqueue,
+    MESHPOSE_OT_find_people,
+    MESHPOSE_OT_refit,
     MESHPOSE_OT_load_take,
+    MESHPOSE_OT_copy_details,
+    MESHPOSE_OT_dismiss,
+    MESHPOSE_OT_report,
 )
-
-
-def result_folder(clip: str) -> Path:
-    """Beside the clip; where that cannot be written, beside the .blend."""
-    beside = Path(clip).absolute().parent
-    if not os.access(beside, os.W_OK) and bpy.data.filepath:
-        return Path(bpy.data.filepath).parent
-    return beside
-
-
-def look() -> float | None:
-    """Blender's timer: bring the job up to date; when it has ended, conclude. Returns the seconds to the next call."""
-    if watch.job is None:
-        return None
-    if watch.job.poll():
-        redraw()
-    if watch.job.state is State.RUNNING:
-        return POLL_SECONDS
-    if watch.job.state is State.DONE and not watch.building:
-        watch.building = True  # said first: Blender stands still while the scene is built
-        redraw()
-        return POLL_SECONDS
-    ended, watch.job, watch.building = watch.job, None, False
-    conclude(ended)
-    redraw()
-    return None
-
-
-def conclude(ended: Job) -> None:
-    """Build the scene of a job that is done, and say in the panel how it ended."""
-    name = Path(watch.clip).name
-    if ended.state is State.FAILED:
-        watch.say(ended.error, failed=True, warnings=ended.warnings)
-    elif ended.state is State.CANCELLED:
-        watch.say("Cancelled. The finished frames are kept; Convert goes on from there")
-    elif ended.take is not None and ended.people == 0:
-        watch.say(f"{name}: nobody was found", warnings=ended.warnings)
-    elif ended.take is not None:
-        with scene_context(watch.scene) as found:
-            if not found:
-                watch.say(f"{ended.take.name} is ready. Its scene is closed: use Load Take to put it here")
-                return
-            try:
-                bpy.ops.meshpose.load_take("EXEC_DEFAULT", True, filepath=str(ended.take))
-            except RuntimeError as error:  # so bpy.ops hands on what an operator reports as an error
-                watch.say(str(error).strip().removeprefix("Error: "), failed=True, warnings=ended.warnings)
-
-
-def count_people(count: int) -> str:
-    """`1 person`, `2 people`."""
-    return "1 person" if count == 1 else f"{count} people"
-
-
-@contextmanager
-def scene_context(uid: int) -> Iterator[bool]:
-    """Work in the scene with this session_uid, in a window that shows it where there is one; False when it is gone."""
-    scene = next((scene for scene in bpy.data.scenes if scene.session_uid == uid), None)
-    if scene is None:
-        yield False
-        return
-    windows = bpy.context.window_manager.windows
-    window = next((window for window in windows if window.scene == scene), None)
-    override = {"scene": scene} if window is None else {"window": window}
-    with bpy.context.temp_override(**override):
-        yield True
-
-
-def redraw() -> None:
-    """Draw the sidebars again, wherever they are shown."""
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                for region in area.regions:
-                    if region.type == "UI":
-                        region.tag_redraw()
-
-
-def register() -> None:
-    """Classes, and the panel's settings in the scene."""
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-    bpy.types.Scene.meshpose = bpy.props.PointerProperty(type=MeshPoseProperties)
-
-
-def unregister() -> None:
-    """End a running job, then take everything away again."""
-    if watch.job is not None:
-        watch.job.close()
-        watch.job, watch.building = None, False
-    watch.say("")
-    if bpy.app.timers.is_registered(look):
-        bpy.app.timers.unregister(look)
-    del bpy.types.Scene.meshpose
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)

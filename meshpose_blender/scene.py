@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bpy
 import numpy as np
@@ -23,11 +24,13 @@ from meshpose.motion import World
 from meshpose.rigs import Rig
 from meshpose.take import Person, Take
 from meshpose.upsample import Upsampler
-from meshpose.video import ClipInfo, probe
 
-from . import compat, footage, material, playback
+from . import compat, confidence, footage, looks, material, playback
 from .keys import EVERY_FRAME, KeySettings
 from .rigging import RigChoice, rig_person
+
+if TYPE_CHECKING:  # it loads OpenCV, which Blender's start must not wait for, nor break by
+    from meshpose.video import ClipInfo
 
 FOOT_PERCENTILE = 1.0
 EYE_HEIGHT = 1.5
@@ -37,6 +40,8 @@ TAKE, DIGEST, CAMERA, PERSON = "meshpose_take", "meshpose_digest", "meshpose_cam
 MESH, ARMATURE, BODY = "meshpose_mesh", "meshpose_armature", "meshpose_body"
 FRAMES = "meshpose_frames"
 """First and last scene frame of the clip: what an export holds, however long the user's scene is."""
+START, FORMAT, SOUND = "meshpose_start", "meshpose_format", "meshpose_sound"
+"""Scene frame of the clip's first picture; width, height, fx / fy and rate of the footage; its sound."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ def build_scene(
 
 def moved_clip(info: ClipInfo, path: Path) -> ClipInfo:
     """The Take's clip at another place.  InputError when what lies there is not the same clip in size and rate."""
+    from meshpose.video import probe
+
     found = probe(path)
     ours, other = (f"{i.width} x {i.height} pixels at {i.fps:.4g} fps" for i in (info, found))
     if ours != other:
@@ -138,7 +145,11 @@ def _build(
     if empty:
         _adopt(scene, take, film, camera, clock)
     footage.put_behind(camera, film, scene, start)
-    footage.add_sound(scene, film, name, start)
+    strip = footage.add_sound(scene, film, name, start)
+    if strip is not None:
+        collection[SOUND] = strip.sound
+    lens = take.camera
+    collection[START], collection[FORMAT] = start, [lens.width, lens.height, lens.fx / lens.fy, float(film.fps)]
     collection[TAKE], collection[DIGEST] = footage.stored_path(take.path.resolve()), take.digest()
     collection[CAMERA] = camera
     within = clock.frames[clock.shown >= 0]
@@ -147,6 +158,7 @@ def _build(
     built = [
         _person(person, positions, clock, shared, collection, world) for person, positions in zip(people, lowpolys)
     ]
+    looks.begin(camera, [person.mesh for person in built], lowpolys)
     if empty:
         _look_through_camera(scene)
     unfinished = f"{take.path.name} is not finished: convert {info.path.name} again, and it goes on"
@@ -209,6 +221,7 @@ def _person(
     first = int(frames[0]) if len(frames) else 1
     playback.add_playback(mesh, shared.tree, image, first)
     collection[PERSON], collection[MESH] = person.id, mesh
+    confidence.keep(collection, frames, (person.score() * person.visibility().mean(1))[rows])
     motion = person.motion()
     fit = person.fit() if motion is None else motion
     if fit is None or not len(fit.frames):
@@ -330,6 +343,24 @@ def _adopt(
     for cube in [o for o in scene.objects if o.type == "MESH"]:
         cube.hide_set(True)  # the startup cube: the camera stands inside of it
         cube.hide_render = True
+
+
+def match_footage(scene: bpy.types.Scene, built: BuiltTake) -> None:
+    """Give the scene the size, shape of pixels, rate, colours and camera of a take's footage, and look through it."""
+    match_format(scene, built)
+    scene.camera = built.camera
+    _look_through_camera(scene)
+
+
+def match_format(scene: bpy.types.Scene, built: BuiltTake) -> None:
+    """Size, shape of pixels, rate and colours of a take's footage."""
+    if FORMAT in built.collection:
+        width, height, tall, fps = built.collection[FORMAT]
+        render = scene.render
+        render.resolution_x, render.resolution_y, render.resolution_percentage = int(width), int(height), 100
+        render.pixel_aspect_x, render.pixel_aspect_y = max(1.0, 1 / tall), max(1.0, tall)
+        footage.set_rate(scene, fps)
+    footage.keep_colours(scene)
 
 
 def _look_through_camera(scene: bpy.types.Scene) -> None:

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Blender is told when the extension is enabled, and takes back when it is disabled: all classes, in order."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import imports, look_settings, operators, overlay, panel, people, settings, view, watching
+
+ROOMS = (settings, look_settings, operators, imports, people, overlay, panel)
+"""Modules with CLASSES, those first that others refer to."""
+
+
+def register() -> None:
+    """Classes, the panel's settings in the scene, menus and the legend of the viewport."""
+    for room in ROOMS:
+        for cls in room.CLASSES:
+            bpy.utils.register_class(cls)
+    bpy.types.Scene.meshpose = bpy.props.PointerProperty(type=settings.MeshPoseProperties)
+    bpy.types.Scene.meshpose_looks = bpy.props.PointerProperty(type=look_settings.MeshPoseLooks)
+    imports.register_menus()
+    view.register()
+
+
+def unregister() -> None:
+    """End a running job, then take everything away again."""
+    watching.close()
+    view.unregister()
+    imports.unregister_menus()
+    panel.forget_pictures()
+    del bpy.types.Scene.meshpose, bpy.types.Scene.meshpose_looks
+    for room in reversed(ROOMS):
+        for cls in reversed(room.CLASSES):
+            bpy.utils.unregister_class(cls)
