@@ -20,17 +20,18 @@ BLENDER = ROOT / "meshpose_blender"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"weights"}),
-    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session"}),
+    frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session", "mapping"}),
     frozenset({"rig_prior"}),
     frozenset({"rig_solve"}),
     frozenset({"video", "detect", "network", "camera", "rig", "rigs", "estimate", "track", "metrics", "coco"})
     | frozenset({"smooth", "repair", "ground", "feet", "trajectory", "order"}),
-    frozenset({"motion"}),  # brings smoothing, floor, feet and the way through space together
+    frozenset({"corrections"}),  # solves with the rig
+    frozenset({"motion", "retarget"}),  # brings smoothing, floor, feet and the way through space together
     frozenset({"records"}),  # what a Take's values may be
     frozenset({"edits"}),
-    frozenset({"take_motion", "take_edits"}),
+    frozenset({"take_motion", "take_edits", "take_corrections"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
-    frozenset({"convert", "preview", "evaluate", "landmarks", "look", "moving"}),
+    frozenset({"convert", "preview", "evaluate", "landmarks", "look", "moving", "smplx"}),
     frozenset({"batch_task", "exporter"}),  # one clip's process; a Blender as a program
     frozenset({"batch", "ray_batch", "cli"}),
     frozenset({"__init__", "__main__"}),
