@@ -30,6 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from . import exporter
 from .batch_task import PROGRAM, Report, Result, Task, run_task
 from .convert import Settings, take_path
 from .errors import Cancelled, InputError, MeshPoseError, OutputError
@@ -71,7 +72,7 @@ def convert_many(
         raise InputError(f"--jobs {jobs}: it must be 1 or more")
     folder = Path(os.path.abspath(out))
     with _locked(folder), _cancelling() as cancelled:
-        book = _Book.open(folder, words, resume)
+        book = _Book.open(folder, [*words, *map(shlex.join, then)], resume)
         places = book.folders(listed)
         tasks = [Task(clip, str(folder / places[clip]), tuple(words), tuple(program), _frozen(then)) for clip in listed]
         finished = {task.clip: book.done[task.clip] for task in tasks if task.clip in book.done}
@@ -101,6 +102,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="gets results.jsonl and a folder per clip")
     parser.add_argument("--jobs", type=int, metavar="N", help="clips at a time (default: a job per two cores)")
     parser.add_argument("--resume", action="store_true", help="go on with the batch that was begun in DIR")
+    exporter.add_options(parser)
     parser.add_argument("--then", action="append", default=[], metavar="COMMAND", help="run for each finished {take}")
     parser.add_argument("--ray", metavar="ADDRESS", help="let a Ray cluster do the work (auto: this machine's)")
     parser.add_argument("--quiet", action="store_true", help="tell nothing but the error that ends the batch")
@@ -113,6 +115,9 @@ def main(options: argparse.Namespace, settings: Settings, words: Sequence[str]) 
         then = [shlex.split(command) for command in options.then]
     except ValueError as error:
         raise InputError(f"--then {' '.join(options.then)}: {error}") from error
+    asked = exporter.words(options)
+    if asked:
+        then.append(exporter.check(asked))
     try:
         results = convert_many(
             options.clips, options.out, options.jobs, options.resume, options.ray, words, then, watcher=watcher

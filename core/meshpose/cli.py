@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from . import __version__, exporter
 from .errors import Cancelled, InputError, MeshPoseError
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     only = "keep the person in this box, as look finds it; again for more people"
     run.add_argument("--only", type=_box, action="append", default=[], metavar="FRAME:X,Y,W,H", help=only)
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar", help="how progress is told (bar)")
+    exporter.add_options(run)
     _add_refit(commands.add_parser("refit", help="a finished Take with other settings, no network", allow_abbrev=False))
     _add_look(commands.add_parser("look", help="who is on a frame, before the long run", allow_abbrev=False))
     info = commands.add_parser("info", help="what a Take holds", allow_abbrev=False)
@@ -224,6 +225,8 @@ def _convert(options: argparse.Namespace, reporter: _Reporter, cancelled: thread
     from .take import Take
 
     settings = _settings(options)
+    asked = exporter.words(options)
+    export = exporter.check(asked) if asked else None
     work = steps(options.clip, options.out, settings, options.restart)
     if not _follow(work, reporter, cancelled):
         return Cancelled.exit_code
@@ -232,7 +235,7 @@ def _convert(options: argparse.Namespace, reporter: _Reporter, cancelled: thread
         preview = preview_path(path, take.clip.is_image)
         # Without one asked for, a preview there is of an earlier run, and perhaps of other people.
         reporter.done(take, preview if settings.preview and preview.exists() else None)
-    return 0
+    return exporter.run(export, path) if export else 0
 
 
 def _follow(work: Generator[Progress, None, None], reporter: _Reporter, cancelled: threading.Event) -> bool:
