@@ -51,6 +51,8 @@ STRAY, STRAY_ALONG, LEAST_SPLIT = 0.12, 0.3, 12
 two, if it lasts for so many frames."""
 RAY_SIGMA, DEPTH_SIGMA = 0.02, 0.1
 """Metres by which a sole errs across its ray, and along it."""
+LIFT_CUTOFF = 1.0
+"""Hz that pass half of how the hips follow the feet up and down."""
 REACH = 0.985
 """Share of a leg's length to which it is stretched without the hips coming down."""
 
@@ -70,11 +72,11 @@ class Pose:
 
 @dataclass(frozen=True, eq=False)
 class Locked:
-    """rotations (F, J, 4), translation (F, 3); drop (F,) metres by which the hips came down."""
+    """rotations (F, J, 4), translation (F, 3); lift (F,) metres by which the hips went up."""
 
     rotations: Array
     translation: Array
-    drop: Array
+    lift: Array
 
 
 class Legs:
@@ -200,9 +202,8 @@ def lock(
     that seems to float goes to the floor along its ray, not straight down, as far as the ray tells more than the depth.
     """
     rotations, translation = np.asarray(rotations, np.float64), np.asarray(translation, np.float64)
-    none = Locked(rotations, translation, np.zeros(len(rotations)))
-    if len(rotations) < 2:
-        return none
+    if len(rotations) < 4:
+        return Locked(rotations, translation, np.zeros(len(rotations)))
     run = segments(times)
     release = max(2, round(RELEASE / float(np.median(np.diff(times)))))
     pose = legs.pose(rotations, translation)
@@ -215,13 +216,14 @@ def lock(
         holds.append(hold)
     targets = pose.ankles + np.stack(shifts, 1)
     hold = np.stack(holds, 1)
-    drop = _drop(legs, pose.hips, targets, np.linalg.norm(pose.ankles - pose.hips, axis=-1), hold, times, run)
-    down = np.zeros((len(drop), 3))
-    down[:, 2] = -drop
+    lift = _lift(np.stack(shifts, 1)[..., 2], hold, times)
+    extension = np.linalg.norm(pose.ankles - pose.hips, axis=-1)
+    lift -= _drop(legs, pose.hips + lift[:, None, None] * [0.0, 0.0, 1.0], targets, extension, hold, times)
+    moved = lift[:, None] * [0.0, 0.0, 1.0]
     out = rotations.copy()
     for side in range(2):
-        _bend(legs, pose, side, down, targets[:, side], _exponential(turns[side]), out)
-    return Locked(out, translation + down, drop)
+        _bend(legs, pose, side, moved, targets[:, side], _exponential(turns[side]), out)
+    return Locked(out, translation + moved, lift)
 
 
 def _along_rays(soles: Array, eye: Array) -> Array:
@@ -380,7 +382,16 @@ def _ease(x: Array) -> Array:
     return x * x * (3 - 2 * x)
 
 
-def _drop(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array, run: Array) -> Array:
+def _lift(shift: Array, hold: Array, times: Array) -> Array:
+    """How far the hips go up (F,) with the feet: what held feet (F, 2) go up by, slowly."""
+    weight = hold.sum(1)
+    if not weight.any():
+        return np.zeros(len(hold))
+    mean = _between(((shift * hold).sum(1) / np.maximum(weight, 1e-9))[:, None], weight > 0.5)
+    return smooth_positions(mean, times, np.clip(weight, 0.05, 1), cutoff=LIFT_CUTOFF)[:, 0]
+
+
+def _drop(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array) -> Array:
     """How far the hips come down (F,) so that no held foot is out of reach; slowly, and early enough."""
     length = legs.thigh + legs.shin
     reach = np.clip(extension, REACH * length, 0.998 * length)

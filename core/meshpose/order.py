@@ -32,6 +32,8 @@ SURE = 0.12
 """Difference in what is hidden that tells who is behind (0 seen .. 1 guessed), mean over their meeting."""
 MEETING = 0.5
 """Seconds apart that two meetings count as one."""
+MOST = 0.9
+"""Share of the cells in which the one behind has to be behind: hands may reach round."""
 LARGEST = 1.5
 """Metres that two people are moved apart at most: more, and something else is wrong."""
 
@@ -149,8 +151,8 @@ def _overlap(a: Seen, b: Seen, row_a: int, row_b: int) -> _Overlap | None:
         apart = ~shared[w] & towards
         usual = float(seen[apart].mean()) if apart.any() else 0.8
         hidden.append(usual - float(seen[covered].mean()) if covered.any() else 0.0)
-    lacks = float(np.quantile((back[1] - front[0])[shared], 0.8))
-    lacks_other = float(np.quantile((back[0] - front[1])[shared], 0.8))
-    inside = float(np.quantile((np.minimum(back[0], back[1]) - np.maximum(front[0], front[1]))[shared], 0.6))
-    middle = ((front[0] + back[0]) - (front[1] + back[1]))[shared] / 2
-    return _Overlap(hidden[0] - hidden[1], lacks, lacks_other, inside, float(np.median(middle)))
+    (near_a, near_b), (far_a, far_b) = ([x[shared] for x in side] for side in (front, back))
+    lacks, lacks_other = (float(np.quantile(x, MOST)) for x in (far_b - near_a, far_a - near_b))
+    inside = float(np.quantile(np.minimum(far_a, far_b) - np.maximum(near_a, near_b), 0.6))
+    farther = float(np.median(near_a + far_a - near_b - far_b)) / 2
+    return _Overlap(hidden[0] - hidden[1], lacks, lacks_other, inside, farther)

@@ -267,13 +267,13 @@ def _stiffness(cutoff: Array, rows: Array, coefficients: Array, span: Array, cou
 
 
 def penalty(times: npt.ArrayLike, cutoff: Array) -> Array:
-    """What smoothness at cut-offs (P,) Hz adds to the equations (4, F, P) for `solve_banded`, times (F,) ascending.
+    """What smoothness at cut-offs (F, P) Hz adds to the equations (4, F, P) for `solve_banded`, times (F,) ascending.
 
     A weight w of frame i on the data adds w times the usual time step to [0, i] and to the right side.
     """
     at = np.asarray(times, np.float64)
     rows, coefficients, span, _ = _differences(at)
-    return _stiffness(np.broadcast_to(cutoff, (len(rows), len(cutoff))), rows, coefficients, span, len(at))
+    return _stiffness((cutoff[rows + 1] + cutoff[rows + 2]) / 2, rows, coefficients, span, len(at))
 
 
 def solve_banded(band: Array, right: Array) -> Array:

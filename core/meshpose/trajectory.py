@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .smooth import penalty, segments, solve_banded
+from .smooth import penalty, solve_banded
 
 if TYPE_CHECKING:
     from .camera import Camera
@@ -31,6 +31,8 @@ Array = npt.NDArray[Any]
 
 CUTOFF = 1.5
 """Hz that pass half at strength 0.5, where no foot bears."""
+STILL_SHARE, STILL_SECONDS = 0.25, 0.4
+"""What is left of the cut-off while somebody stands on both feet: the body sways, it does not go to and fro."""
 STANCE_WEIGHT = 0.05
 """How much more a frame of a bearing foot says of the change of distance than the body's size says of distance."""
 FLOOR_WEIGHT = 0.5
@@ -59,7 +61,7 @@ def steady_distance(
     """
     if strength < 1e-3 or len(observed) < 4:
         return observed.copy()
-    cutoff = CUTOFF * (0.5 / strength) ** 1.2
+    cutoff = CUTOFF * (0.5 / strength) ** 1.2 * np.where(_still(bears, times), STILL_SHARE, 1.0)
     out, total = np.zeros(len(observed)), np.zeros(len(observed))
     step = WINDOW - 300
     for start in range(0, max(1, len(observed) - 300), step):
@@ -68,7 +70,7 @@ def steady_distance(
         inside = [(a - start, b - start, o) for a, b, o in stances if a >= start and b <= rows.stop]
         lifted = (None, None, None) if height is None or slope is None or bears is None else (
             height[rows], slope[rows], bears[rows])  # fmt: skip
-        part = _solve(observed[rows], times[rows], confidence[rows], inside, lifted, cutoff)
+        part = _solve(observed[rows], times[rows], confidence[rows], inside, lifted, cutoff[rows])
         share = np.minimum(np.arange(count) + 1, count - np.arange(count)).clip(1, 300) / 300
         share[0 if start == 0 else count :] = 1
         out[rows] += share * part
@@ -82,7 +84,7 @@ def _solve(
     confidence: Array,
     stances: Sequence[tuple[int, int, Array]],
     floor: tuple[Array | None, Array | None, Array | None],
-    cutoff: float,
+    cutoff: Array,
 ) -> Array:
     step = float(np.median(np.diff(times)))
     weight: Array = np.clip(confidence, 0.05, 1.0)
@@ -98,7 +100,7 @@ def _solve(
         weight[first:end] += STANCE_WEIGHT
         right[first:end] -= STANCE_WEIGHT * (offset - offset.mean())
         ones[first:end, k] = np.sqrt(STANCE_WEIGHT / (end - first))
-    band = penalty(times, np.array([cutoff]))
+    band = penalty(times, cutoff[:, None])
     band[0, :, 0] += weight * step
     solved = solve_banded(band, np.concatenate([right[:, None], ones], 1)[:, None] * step)[:, 0]  # (F, 1 + S)
     base, spread = solved[:, 0], solved[:, 1:]
@@ -108,12 +110,17 @@ def _solve(
     return out
 
 
-def stance_rows(times: Array, mask: Array) -> list[tuple[int, int]]:
-    """First and one past the last of each stretch of True in (F,), none across a gap in time."""
-    run = segments(times)
-    starts = np.flatnonzero(mask & ~np.concatenate([[False], mask[:-1] & (run[1:] == run[:-1])]))
-    ends = np.flatnonzero(mask & ~np.concatenate([mask[1:] & (run[1:] == run[:-1]), [False]])) + 1
-    return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
+def _still(bears: Array | None, times: Array) -> Array:
+    """Where somebody stands (F,): on both feet for STILL_SECONDS before and after."""
+    if bears is None:
+        return np.zeros(len(times), bool)
+    half = bears.shape[1] // 2
+    on = bears[:, :half].any(1) & bears[:, half:].any(1)
+    reach = max(1, round(STILL_SECONDS / float(np.median(np.diff(times)))))
+    padded = np.pad(on, reach, mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
+    out: Array = around.mean(1) > 0.9
+    return out
 
 
 # -- a camera that moves -------------------------------------------------------------------------------------------
@@ -121,6 +128,8 @@ def stance_rows(times: Array, mask: Array) -> list[tuple[int, int]]:
 FEATURES, LEAST_FEATURES = 400, 24
 LARGEST_SIDE = 960
 """Pixels to which pictures are made smaller before features are followed."""
+TRIES = 48
+"""Threes of features that are asked for the turn."""
 INLIER = 2.0
 """Pixels by which a feature may miss the camera's turn."""
 MARGIN = 0.08
@@ -174,12 +183,10 @@ class Turning:
         if len(a) < LEAST_FEATURES:
             return np.eye(3), 0.0
         before, after = self._rays(a), self._rays(b)
-        best = np.zeros(len(a), bool)
-        for _ in range(60):
-            pair = self._random.choice(len(a), 3, replace=False)
-            inside = self._misses(_kabsch(after[pair], before[pair]), after, a) < INLIER
-            if inside.sum() > best.sum():
-                best = inside
+        picks = self._random.integers(0, len(a), (TRIES, 3))
+        turns = _kabsch(after[picks], before[picks])
+        inside = np.stack([self._misses(turn, after, a) < INLIER for turn in turns])
+        best = inside[inside.sum(1).argmax()]
         if best.sum() < max(LEAST_FEATURES // 2, 0.25 * len(a)):
             return np.eye(3), 0.0
         for _ in range(3):
@@ -244,7 +251,8 @@ def _follow(last: Array, grey: Array, points: Array, mask: Array) -> tuple[Array
 
 
 def _kabsch(a: Array, b: Array) -> Array:
-    """Rotation (3, 3) that turns a (n, 3) onto b (n, 3) best."""
-    u, _, vt = np.linalg.svd(b.T @ a)
-    out: Array = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+    """Rotations (..., 3, 3) that turn a (..., n, 3) onto b (..., n, 3) best."""
+    u, _, vt = np.linalg.svd(b.swapaxes(-1, -2) @ a)
+    u[..., 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    out: Array = u @ vt
     return out

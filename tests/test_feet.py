@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contact is found on a true walk; feet that slide are held, legs reach them, knees do not pop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from meshpose.body import Body, quaternion, rotation_matrix
+from meshpose.feet import Legs, Pose, find_contact, lock, stretches
+from tools.walks import Truth, make_walk
+
+EYE = np.array([0.15, -4.6, 1.35])
+
+
+@pytest.fixture(scope="module")
+def walk() -> Truth:
+    return make_walk(4.0)
+
+
+def in_world(walk: Truth) -> tuple[Legs, np.ndarray, np.ndarray]:
+    """Legs, rotations (F, J, 4) and root (F, 3) in the true world, soles on z = 0."""
+    rotations = walk.rotations.copy()
+    rotations[:, 0] = quaternion(walk.to_world @ rotation_matrix(rotations[:, 0]))
+    root = walk.translation @ walk.to_world.T + walk.eye
+    legs = Legs(Body.load(), walk.shape, 1.0)
+    pose = legs.pose(rotations, root)
+    return legs, rotations, root - [0, 0, np.median(pose.soles[..., 2][walk.contact])]
+
+
+def slide(pose: Pose, contact: np.ndarray) -> float:
+    """Mean mm a frame of points that truly bear."""
+    moved = np.linalg.norm(np.diff(pose.soles[..., :2], axis=0), axis=-1)
+    return 1000 * float(moved[contact[1:] & contact[:-1]].mean())
+
+
+def knees(pose: Pose) -> np.ndarray:
+    """Angles (F, 2), radians."""
+    thigh, shin = pose.knees - pose.hips, pose.ankles - pose.knees
+    cosine = (thigh * shin).sum(-1) / np.linalg.norm(thigh, axis=-1) / np.linalg.norm(shin, axis=-1)
+    return np.arccos(np.clip(cosine, -1, 1))
+
+
+def test_legs_agree_with_the_body(walk: Truth) -> None:
+    """Against Body.transforms and the skinned mesh: joints, and soles at the bottom of the feet."""
+    body = Body.load()
+    legs, rotations, root = in_world(walk)
+    pose = legs.pose(rotations[:10], root[:10])
+    _, heads = body.transforms(walk.shape, rotations[:10], root[:10])
+    for joint, found in (("upperleg01", pose.hips), ("lowerleg01", pose.knees), ("foot", pose.ankles)):
+        for s, side in enumerate("LR"):
+            np.testing.assert_allclose(found[:, s], heads[:, body.bone_names.index(f"{joint}.{side}")], atol=1e-5)
+    mesh = body.pose(walk.shape, rotations[:10], root[:10])
+    for s, side in enumerate("LR"):
+        foot = mesh[:, body.parts == body.part_names.index(f"foot.{side}")]
+        near = np.linalg.norm(foot[:, :, None] - pose.soles[:, None, 2 * s : 2 * s + 2], axis=-1).min(1)
+        assert near.max() < 0.02, "heel and ball lie on the skin of their foot"
+
+
+def test_contact_of_a_true_walk(walk: Truth) -> None:
+    legs, rotations, root = in_world(walk)
+    found = find_contact(legs.pose(rotations, root).soles, EYE, walk.times, np.ones((len(root), 2)))
+    hit = (found & walk.contact).sum()
+    assert hit / found.sum() > 0.9 and hit / walk.contact.sum() > 0.95
+    unseen = find_contact(legs.pose(rotations, root).soles, EYE, walk.times, np.zeros((len(root), 2)))
+    assert not unseen.any(), "nothing is said of feet that were not seen"
+
+
+def test_sliding_feet_are_held(walk: Truth) -> None:
+    legs, rotations, root = in_world(walk)
+    t = walk.times
+    pushed = root + 0.04 * np.stack([np.sin(5 * t), np.sin(3 * t + 1), 0.4 * np.sin(4 * t)], 1)
+    before = legs.pose(rotations, pushed)
+    held = lock(legs, rotations, pushed, walk.contact, t, EYE)
+    after = legs.pose(held.rotations, held.translation)
+    assert slide(before, walk.contact) > 3
+    assert slide(after, walk.contact) < slide(before, walk.contact) / 5
+    height = after.soles[..., 2]
+    assert np.abs(height[walk.contact]).max() < 0.02 and height.min() > -0.02
+    for joint in (after.knees - after.hips, after.ankles - after.knees):
+        lengths = np.linalg.norm(joint, axis=-1)
+        assert np.ptp(lengths, axis=0).max() < 1e-6, "bones keep their length"
+    pop = np.abs(np.diff(knees(after), 2, axis=0)).max()
+    assert pop < 2.5 * np.abs(np.diff(knees(before), 2, axis=0)).max()
+
+
+def test_nothing_to_do_changes_nothing(walk: Truth) -> None:
+    legs, rotations, root = in_world(walk)
+    held = lock(legs, rotations, root + [0, 0, 1.0], np.zeros((len(root), 4), bool), walk.times)
+    np.testing.assert_allclose(np.abs((held.rotations * rotations).sum(-1)), 1, atol=1e-6)
+    np.testing.assert_allclose(held.translation, root + [0, 0, 1.0], atol=1e-6)
+
+
+def test_a_leg_out_of_reach_lowers_the_hips(walk: Truth) -> None:
+    legs, rotations, root = in_world(walk)
+    held = lock(legs, rotations, root + [0, 0, 0.06], walk.contact, walk.times)
+    pose = legs.pose(held.rotations, held.translation)
+    assert np.abs(pose.soles[..., 2][walk.contact]).max() < 0.015
+    assert held.lift.max() < 0 and np.abs(np.diff(held.lift)).max() < 0.02
+
+
+def test_stretches_end_at_gaps() -> None:
+    mask = np.array([1, 1, 0, 1, 1, 1], bool)
+    assert stretches(mask) == [(0, 2), (3, 6)]
+    assert stretches(mask, np.array([0, 0, 0, 0, 1, 1])) == [(0, 2), (3, 4), (4, 6)]
+    assert stretches(np.zeros(0, bool)) == []
