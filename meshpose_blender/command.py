@@ -2,25 +2,39 @@
 """The command `blender -c meshpose`: the same conversion as in the panel, from a shell, ending in a .blend.
 
     blender -c meshpose run CLIP [--out DIR] [options of `meshpose run`]    the job, then DIR/<clip>.blend
+    blender -c meshpose batch CLIPS --out DIR [options of `meshpose batch`] many clips, a folder with all that for each
     blender -c meshpose scene TAKE [--out FILE.blend]                       the scene alone
+    blender -c meshpose export TAKE --export LIST [--out DIR]               its people as files for others
     blender -c meshpose info TAKE [--json]                                  what a Take holds
+
+run, batch and scene take --export LIST, --rig, --preset, --one-file and --smplx-model, too: see `export --help`.
 
 Exit code 0, 2 with one line on stderr, or 130 when it was stopped (the finished frames are kept).
 """
 
 from __future__ import annotations
 
-import argparse
+import os
+import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import bpy
 
 from meshpose.errors import MeshPoseError
 
 from . import job as jobs
 from .job import Job, State
-from .operators import count_people
+from .watching import count_people
 
+if TYPE_CHECKING:
+    from .exporting import Request
+
+BESIDE_THE_WHEEL = [sys.executable, "-c", "import sys, meshpose_blender as m; sys.exit(m.command.main(sys.argv[1:]))"]
+"""What stands for `blender -c meshpose` where Blender is a Python module."""
 EXIT_CODES = {State.DONE: 0, State.FAILED: 2, State.CANCELLED: 130}
 REPORT_SECONDS = 2.0
 
@@ -30,9 +44,15 @@ def main(argv: list[str]) -> int:
     try:
         if argv[:1] == ["scene"]:
             return scene(argv[1:])
+        if argv[:1] == ["export"]:
+            from .exporting import main as export
+
+            return export(argv[1:])
+        if argv[:1] == ["batch"] and not {"-h", "--help"} & set(argv):
+            return batch(argv[1:])
         if argv[:1] == ["run"] and not {"-h", "--help"} & set(argv):
             return run(argv[1:])
-        if argv[:1] in (["run"], ["info"]):
+        if argv[:1] in (["run"], ["batch"], ["info"]):
             from meshpose.cli import main as core_main
 
             return core_main(argv)
@@ -45,7 +65,11 @@ def main(argv: list[str]) -> int:
 
 
 def run(words: list[str]) -> int:
-    """`run CLIP ...`: the job as a process, then its Take as a .blend beside it."""
+    """`run CLIP ...`: the job as a process, then its Take as a .blend beside it, and what --export asks for."""
+    from . import exporting
+
+    words, ours = exporting.split(words)
+    wanted = exporting.parse(ours)  # before the long job
     command = [sys.executable, "-m", "meshpose", "run", *words, "--progress", "json"]
     ended = Job(command, jobs.environment()).wait(Reporter())
     if ended.state is State.FAILED:
@@ -53,28 +77,47 @@ def run(words: list[str]) -> int:
     elif ended.state is State.CANCELLED:
         print("cancelled: the finished frames are kept, the same command goes on", file=sys.stderr)
     elif ended.take is not None:
-        save(ended.take, ended.take.with_suffix(".blend"))
+        save(ended.take, ended.take.with_suffix(".blend"), wanted)
     return EXIT_CODES[ended.state]
 
 
+def batch(words: list[str]) -> int:
+    """`batch CLIPS ...`: the core's batch, and for every finished Take this very Blender for its scene and exports."""
+    from . import exporting
+
+    words, ours = exporting.split(words)
+    exporting.parse(ours)  # before the long job
+    program = [bpy.app.binary_path, "-c", "meshpose"] if bpy.app.binary_path else BESIDE_THE_WHEEL
+    scene = [*program, "scene", "{take}", "--out", "{folder}/{name}.blend", *ours]
+    command = [sys.executable, "-m", "meshpose", "batch", "--then", shlex.join(map(as_posix, scene)), *words]
+    return subprocess.run(command, env=jobs.environment(), check=False).returncode
+
+
+def as_posix(word: str) -> str:
+    """Windows' backslashes mean something else to who takes a command line apart."""
+    return word.replace(os.sep, "/")
+
+
 def scene(words: list[str]) -> int:
-    """`scene TAKE [--out FILE.blend]`."""
-    parser = argparse.ArgumentParser(prog="blender -c meshpose scene")
+    """`scene TAKE [--out FILE.blend] [--export LIST ...]`."""
+    from . import exporting
+
+    parser = exporting.Parser(prog="blender -c meshpose scene")
     parser.add_argument("take", type=Path)
     parser.add_argument("--out", type=Path, help="default: beside the Take")
+    exporting.add_options(parser)
     options = parser.parse_args(words)
-    save(options.take, options.out or options.take.with_suffix(".blend"))
+    save(options.take, options.out or options.take.with_suffix(".blend"), exporting.request(options))
     return 0
 
 
-def save(take: Path, blend: Path) -> None:
-    """Build the Take's people in an empty file, save it and say so."""
-    from .export import write_blend
+def save(take: Path, blend: Path, wanted: Request) -> None:
+    """Build the Take's people in an empty file, save it, export them, and say so."""
+    from .exporting import produce, tell
 
-    built = write_blend(take, blend)
-    for note in built.notes:
-        print(f"warning: {note}", file=sys.stderr)
+    built, files = produce(take, blend, wanted)
     print(f"{blend}: {count_people(len(built.people))}", flush=True)
+    tell(built, files)
 
 
 class Reporter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,13 @@ from .presets import preset
 from .scene import FRAMES, BuiltPerson, BuiltTake, build_scene
 
 
-def write_blend(take: Path, out: Path, clip: Path | None = None, into: Path | None = None) -> BuiltTake:
+def write_blend(
+    take: Path, out: Path, clip: Path | None = None, into: Path | None = None, rig: str = "default"
+) -> BuiltTake:
     """Build the scene of `take` and save it at `out`; an earlier file there stays until the new one is whole.
 
-    clip: where the footage lies now, if it was moved.  into: add to this .blend instead of an empty scene.
+    clip: where the footage lies now, if it was moved.  into: add to this .blend instead of an empty scene.  rig: of
+    `meshpose.rigs`.
     What was open in this Blender is gone afterwards. Raises TakeError, InputError or OutputError.
     """
     out = Path(os.path.abspath(out))
@@ -44,7 +47,7 @@ def write_blend(take: Path, out: Path, clip: Path | None = None, into: Path | No
         else:
             _open(into)
         _save(part)  # paths relative to the .blend need a place for it
-        built = build_scene(take, clip)
+        built = build_scene(take, clip, rig=rig)
         _save(part)
         os.replace(part, out)
     except OSError as error:
@@ -89,11 +92,16 @@ class ExportSettings:
 
 
 def export_people(
-    built: BuiltTake, stem: Path, settings: ExportSettings, people: Sequence[int] | None = None
+    built: BuiltTake,
+    stem: Path,
+    settings: ExportSettings | None,
+    people: Sequence[int] | None = None,
+    also: Callable[[Path], None] | None = None,
 ) -> list[Path]:
     """Write the people of a take that stands in the context's scene as files `stem_personNN.fbx` and so on.
 
     As they stand there: whatever moves the armatures and meshes now is in the files.  people: only these ids.
+    also: writes more files into the folder that it is given; they come and go with ours.
     Earlier files of these names stay until all new ones are whole.  Raises InputError where nobody is there or nobody
     has the rig that a format needs, OutputError where a file cannot be written.
     """
@@ -101,19 +109,28 @@ def export_people(
     chosen = [person for person in built.people if people is None or person.id in people]
     if not chosen:
         raise InputError(f"{stem.name}: there is nobody in it to be exported")
-    wanted = {part.holds for name in settings.formats for part in formats.FORMATS[name]}
-    frames = built.collection.get(FRAMES) or (bpy.context.scene.frame_start, bpy.context.scene.frame_end)
-    needs_rig = bool(wanted - {formats.MESH})
-    if needs_rig and all(person.armature is None for person in chosen):
-        raise InputError(f"{stem.name}: nobody in it has a rig; {', '.join(settings.formats)} cannot be written")
     with _beside(stem) as part:
-        cast = [_cast(person, frames, needs_rig) for person in chosen]
-        for name in settings.formats:
-            for kind, file, indices in formats.expected(name, [c.name for c in cast], settings.one_file, stem.name):
-                shown = [cast[i] for i in indices if kind.holds == formats.MESH or cast[i].bones is not None]
-                if shown:
-                    formats.write(kind, part / file, shown, preset(settings.preset), frames)
+        if settings is not None:
+            _write_people(built, chosen, part, stem.name, settings)
+        if also is not None:
+            also(part)
         return formats.replace_all(part, stem.parent)
+
+
+def _write_people(
+    built: BuiltTake, people: Sequence[BuiltPerson], folder: Path, name: str, settings: ExportSettings
+) -> None:
+    """All files of the settings' formats."""
+    needs_rig = any(part.holds != formats.MESH for kind in settings.formats for part in formats.FORMATS[kind])
+    if needs_rig and all(person.armature is None for person in people):
+        raise InputError(f"{name}: nobody in it has a rig; {', '.join(settings.formats)} cannot be written")
+    frames = built.collection.get(FRAMES) or (bpy.context.scene.frame_start, bpy.context.scene.frame_end)
+    cast = [_cast(person, frames, needs_rig) for person in people]
+    for kind in settings.formats:
+        for part, file, indices in formats.expected(kind, [c.name for c in cast], settings.one_file, name):
+            shown = [cast[i] for i in indices if part.holds == formats.MESH or cast[i].bones is not None]
+            if shown:
+                formats.write(part, folder / file, shown, preset(settings.preset), frames)
 
 
 def _cast(person: BuiltPerson, frames: Sequence[int], with_rig: bool) -> formats.Cast:

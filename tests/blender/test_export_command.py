@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exports from a shell: `python -m meshpose_blender TAKE --export ...`, `export TAKE ...`, and what they refuse."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from exports import rigged_take
+from takes import make_take
+
+from meshpose.take import Take
+from meshpose_blender import command, exporting
+from meshpose_blender.__main__ import main
+
+FRAMES = 4
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rigged_take(tmp_path_factory.mktemp("takes") / "wälk 'it'.take", FRAMES)
+
+
+@pytest.fixture
+def take(original: Path, tmp_path: Path) -> Path:
+    for file in original, original.with_suffix(".mp4"):
+        shutil.copy(file, tmp_path)
+    return tmp_path / original.name
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def test_scene_and_files_beside_it(take: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blend = take.with_name("scene.blend")
+    assert main([str(take), "--out", str(blend), "--export", "bvh,abc", "--one-file"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    new = ["scene.abc", "scene_person01.bvh", "scene_person02.bvh"]
+    assert f"{blend}: 2 people" in lines and [Path(line).name for line in lines if line.endswith(("abc", "bvh"))] == new
+    assert names(take.parent) == {take.name, take.with_suffix(".mp4").name, "scene.blend", *new}
+
+
+def test_files_alone_from_blenders_command(take: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert command.main(["export", str(take), "--export", "bvh", "--preset", "unreal", "--out", str(out)]) == 0
+    assert names(out) == {f"{take.stem}_person01.bvh", f"{take.stem}_person02.bvh"}
+    assert command.main(["export", str(take), "--export", "bvh"]) == 0
+    assert f"{take.stem}_person01.bvh" in names(take.parent)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--export", "obj"], "--export obj: there are fbx, glb, gltf, bvh, usd, abc, smplx"),
+        (["--export", "fbx", "--preset", "maya"], "--preset maya: there are godot, unity, unreal"),
+        (["--export", "fbx", "--rig", "spider"], "--rig spider: there are "),
+        (["--export", "smplx"], "--export smplx: give your own model file"),
+        (["--export", "smplx", "--smplx-model", "no.npz"], "no.npz: "),
+        (["--export"], "argument --export: expected one argument"),
+        ([], "--export: say which formats: fbx,glb,gltf,bvh,usd,abc,smplx"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    words: list[str], line: str, take: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = names(take.parent)
+    assert main(["export", str(take), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {line}") and said.count("\n") == 1
+    assert names(take.parent) == before
+    if words:
+        assert main(["export", "--check", *words]) == 2
+
+
+def test_nobody_and_unfinished_are_one_line(tmp_path: Path, take: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_take(tmp_path / "empty.take", frames=3, people=0).close()
+    assert main(["export", str(tmp_path / "empty.take"), "--export", "abc"]) == 2
+    assert "empty.take: there is nobody in it to be exported" in capsys.readouterr().err
+    with Take.resume(take) as opened:
+        opened._db.run("DELETE FROM job WHERE name = 'finished'")
+    assert main([str(take), "--out", str(tmp_path / "x.blend"), "--export", "abc"]) == 2
+    assert "this Take is not finished" in capsys.readouterr().err
+    assert not (tmp_path / "x.blend").exists()
+
+
+def test_check_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--check", "--export=fbx,glb,usd,abc,bvh", "--preset=unity", "--one-file"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_split() -> None:
+    words = ["a.mp4", "--export", "fbx", "--height", "1.7", "--rig=mixamo", "--one-file", "--", "--export"]
+    assert exporting.split(words) == (
+        ["a.mp4", "--height", "1.7", "--", "--export"], ["--export", "fbx", "--rig=mixamo", "--one-file"]
+    )  # fmt: skip
+    assert exporting.parse([]) == exporting.Request() and not exporting.parse([])
