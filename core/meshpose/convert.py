@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 2, 2, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
+CORRECT_VERSION = 1
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
 """Weight files that every conversion needs, beside the network's."""
 LEAST_OVERLAP, BOX_FRAMES = 0.2, 15
@@ -402,6 +403,7 @@ def _derive(take: Take, info: ClipInfo, settings: Settings, camera: Camera) -> I
     pace = _Pace("rig", sum(counts.values()))
     for person in people:
         _fit(take, person, settings.height_of(person.id), body)
+        _correct(take, person)
         yield pace.step(counts[person.id], people=1)
     yield from _motion(take, settings, _Pace("motion", sum(counts.values())))
     if settings.preview:
@@ -479,9 +481,18 @@ def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:
     take.set_fit(person.id, fit, made_from)
 
 
+def _correct(take: Take, person: Person) -> None:
+    """What was corrected by hand, solved on the fit."""
+    told = take.corrections.key(person.id)
+    made_from = _made_from("corrected", CORRECT_VERSION, take.made_from("fit", person.id), told)
+    if (told or take.made_from("corrected", person.id)) and take.made_from("corrected", person.id) != made_from:
+        take.corrections.fit(person, made_from)
+
+
 def _motion(take: Take, settings: Settings, pace: _Pace) -> Iterator[Progress]:
     people = [(number, take.made_from("fit", number), settings.height_of(number)) for number in take.people]
-    made_from = _made_from("motion", MOTION_VERSION, dataclasses.astuple(settings.motion()), people)
+    corrected = [hand for number in take.people if (hand := take.made_from("corrected", number))]
+    made_from = _made_from("motion", MOTION_VERSION, dataclasses.astuple(settings.motion()), people, *corrected)
     if take.made_from("motion") == made_from:
         return
     looked = None

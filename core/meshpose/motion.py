@@ -422,7 +422,7 @@ def solve_take(
     tracks = {}
     for number in take.people:
         person = take.person(number)
-        fit = person.fit()
+        fit = person.fit(corrected=False)
         if fit is not None and len(fit.frames):
             seen, times = person.visibility(fit.frames), person.times(fit.frames)
             size = person.metres_per_pixel(fit.frames)
@@ -430,6 +430,8 @@ def solve_take(
     if looked is None:
         looked = Looked(take.frames, take.times())
     motions, world = solve(tracks, take.camera, settings, looked)
+    # On top of it all: what was corrected by hand is neither smoothed nor moved with a foot, and moves nothing else.
+    motions = {number: take.corrections.motion(take.person(number), m, world) for number, m in motions.items()}
     take.set_motion(motions, world, made_from)
     for track in tracks.values():
         yield len(track.fit.frames)

@@ -131,13 +131,10 @@ def fit_rig(
     if not len(low):
         empty = np.zeros((0, len(body.bone_names), 4))
         return RigFit(model.phenotype, model.scale, empty, np.zeros((0, 3)), numbers)
-    known = GUESSED_WEIGHT + (1 - GUESSED_WEIGHT) * seen
-    if inside is not None:
-        within = np.clip(np.asarray(inside, np.float64), 0, 1)
-        if within.shape != seen.shape:
-            raise InputError(f"the rig fit needs `inside` {seen.shape}, not {within.shape}")
-        known, seen = np.maximum(known * within, OUTSIDE_WEIGHT), seen * within
-    weights = np.sqrt(model.area * known) / VERTEX_SIGMA
+    within = np.ones_like(seen) if inside is None else np.clip(np.asarray(inside, np.float64), 0, 1)
+    if within.shape != seen.shape:
+        raise InputError(f"the rig fit needs `inside` {seen.shape}, not {within.shape}")
+    weights, seen = mesh_weights(body, seen, within), seen * within
     model.scale_to(low)
     best = _well_seen(seen)
     weights /= model.fit_shape(low[best], weights[best])
@@ -145,6 +142,13 @@ def fit_rig(
         parts = list(threads.map(lambda rows: model.fit_poses(low[rows], weights[rows]), _chunks(len(low))))
     rotations, translation = (np.concatenate(p) for p in zip(*parts, strict=True))
     return RigFit(model.phenotype, model.scale, _continuous(quaternion(rotations)), translation, numbers)
+
+
+def mesh_weights(body: Body, visibility: Array, inside: Array) -> Array:
+    """What each low-poly vertex counts (F, V): 1 / sigma, 1 / metres; visibility and inside (F, V) 0..1."""
+    known = (GUESSED_WEIGHT + (1 - GUESSED_WEIGHT) * np.asarray(visibility, np.float64)) * inside
+    weights: Array = np.sqrt(_vertex_areas(body) * np.maximum(known, OUTSIDE_WEIGHT)) / VERTEX_SIGMA
+    return weights
 
 
 class _Model:
@@ -161,7 +165,6 @@ class _Model:
         self.everything = Group(body, every, every)
         self.posed = Posed(body)
         self.prior = prior_of(body)
-        self.area = _vertex_areas(body)
         self.phenotype = np.array(AVERAGE_ADULT)
         self.log_scale = 0.0
         self.set_shape(self.phenotype, 0.0)

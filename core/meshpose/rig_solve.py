@@ -195,12 +195,16 @@ class Posed:
 
     def move(self, linear: Linear, deltas: Array, root: Array, step: Array) -> tuple[Array, Array]:
         """Applies a step (F, P): turns about world axes, longest LARGEST_STEP, and a shift of the root."""
-        group, count = linear.group, 3 * len(linear.group.free)
+        return self.turn(linear.group, linear.turned, deltas, root, step)
+
+    def turn(self, group: Group, turned: Array, deltas: Array, root: Array, step: Array) -> tuple[Array, Array]:
+        """`move` for a group whose turning bones stand at turned (F, S, 3, 3)."""
+        count = 3 * len(group.free)
         turns = step[:, :count].reshape(len(step), 3, -1).swapaxes(1, 2).astype(np.float64)
         turns = turns * np.minimum(1, LARGEST_STEP / np.maximum(np.linalg.norm(turns, axis=-1, keepdims=True), 1e-9))
         local = turns.copy()
         limbs = group.at > 0
-        parents = linear.turned[:, group.above[group.at[limbs]]]
+        parents = turned[:, group.above[group.at[limbs]]]
         local[:, limbs] = (parents.swapaxes(-1, -2) @ turns[:, limbs, :, None])[..., 0]
         out = deltas.copy()
         out[:, group.free] = exponential(local) @ deltas[:, group.free]

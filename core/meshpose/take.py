@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import records, take_motion
+from . import records, take_corrections, take_edits, take_motion
 from .database import Database, blob
 from .errors import TakeError
 
@@ -109,7 +109,8 @@ class Person:
     @property
     def frames(self) -> np.ndarray:
         """(n,) int64: the clip's frames (0 is the first) in which the person was found."""
-        rows = self.take._db.rows("SELECT frame FROM raw WHERE person = ? ORDER BY frame", (self.id,))
+        source = take_edits.raw(self.take._db)
+        rows = self.take._db.rows(f"SELECT frame FROM {source} WHERE person = ? ORDER BY frame", (self.id,))
         with self.take._db.sound():
             return records.frame_numbers([row[0] for row in rows])
 
@@ -119,11 +120,11 @@ class Person:
 
     def lowpoly_pixels(self, frames: Frames = None) -> np.ndarray:
         """(n, V, 3) float32: x, y picture pixels, z pixels relative to the mid-hips: as the network said it."""
-        return self._array("raw", "vertices", frames)
+        return take_edits.exchanged(self, frames, self._array("raw", "vertices", frames))
 
     def visibility(self, frames: Frames = None) -> np.ndarray:
         """(n, V) float32: 0 guessed, 1 seen."""
-        return self._array("raw", "visibility", frames).astype(np.float32)
+        return take_edits.exchanged(self, frames, self._array("raw", "visibility", frames).astype(np.float32))
 
     def score(self, frames: Frames = None) -> np.ndarray:
         """(n,) float64: how sure the network is of the person, 0..1."""
@@ -157,8 +158,8 @@ class Person:
         for start in range(0, len(frames), size):
             yield frames[start : start + size]
 
-    def fit(self) -> RigFit | None:
-        """Shape and bone rotations of the whole clip; None where they were not fitted (yet)."""
+    def fit(self, corrected: bool = True) -> RigFit | None:
+        """Shape and bone rotations of the whole clip, by hand `corrected`; None where they were not fitted (yet)."""
         head = self.take._db.rows("SELECT phenotype, scale FROM fit WHERE person = ?", (self.id,))
         if not head:
             return None
@@ -167,13 +168,14 @@ class Person:
         query = "SELECT frame, rotations, translation FROM fit_frame WHERE person = ? ORDER BY frame"
         rows = self.take._db.rows(query, (self.id,))
         with self.take._db.sound():
-            return RigFit(
+            fit = RigFit(
                 phenotype=records.column("phenotype", [head[0][0]])[0],
                 scale=float(records.column("scale", [head[0][1]])[0]),
                 rotations=records.rotations([row[1] for row in rows]),
                 translation=records.column("translation", [row[2] for row in rows]),
                 frames=records.frame_numbers([row[0] for row in rows]),
             )
+        return take_corrections.laid_on(fit, self) if corrected else fit
 
     def lowpoly_world(self, frames: Frames = None) -> np.ndarray:
         """(n, V, 3) float32 metres, world frame: the low-poly at the depth of the motion; pixels as in `lowpoly`.
@@ -202,7 +204,8 @@ class Person:
             return records.column(column, values)
 
     def _column(self, table: str, column: str, frames: Frames) -> list[Any]:
-        query = f"SELECT frame, {column} FROM {table} WHERE person = ?"
+        source = take_edits.raw(self.take._db) if table == "raw" else table
+        query = f"SELECT frame, {column} FROM {source} WHERE person = ?"
         if frames is None:
             rows = self.take._db.rows(f"{query} ORDER BY frame", (self.id,))
             if not rows and table == "place" and len(self.frames):
@@ -228,6 +231,8 @@ class Take:
     def __init__(self, database: Database) -> None:
         self.path = database.path
         self._db = database
+        self.edits = take_edits.Edits(database)
+        self.corrections = take_corrections.Corrections(self)
         self._state: Callable[[], bytes] | bytes | None = None
         self._last_commit = time.monotonic()
 
@@ -266,7 +271,7 @@ class Take:
         take._db.lock()
         if exists:
             take.commit()  # only the writer's name; the old content goes in the transaction that brings the new
-            for table in (*TABLES, *take_motion.TABLES):
+            for table in (*TABLES, *take_motion.TABLES, *take_edits.TABLES, *take_corrections.TABLES):
                 take._db.run(f"DROP TABLE IF EXISTS {table}")
         else:
             take._db.stamp()
@@ -419,7 +424,8 @@ class Take:
         """Hash of what the network said of one person."""
         digest = hashlib.sha256()
         query = "SELECT frame, crop, vertices, visibility, score FROM raw WHERE person = ? ORDER BY frame"
-        self._db.hash(digest, query, (person,))
+        if not take_edits.hash_of(self._db, person, digest):
+            self._db.hash(digest, query, (person,))
         return digest.hexdigest()
 
     def digest(self) -> str:
@@ -441,6 +447,7 @@ class Take:
             f"SELECT person, frame, rotations, translation FROM fit_frame {kept} ORDER BY person, frame",
             "SELECT message FROM warning ORDER BY message",
             *(take_motion.CONTENT if take_motion.there(self._db) else ()),
+            *(*take_edits.content(self._db), *take_corrections.content(self._db)),
         ):
             self._db.hash(digest, query)
         return digest.hexdigest()
@@ -540,8 +547,7 @@ class Take:
     @property
     def found(self) -> list[int]:
         """Ids of the people whom the tracker keeps (`people` are those of them that were chosen)."""
-        with self._db.sound():
-            return records.whole_numbers(json.loads(self.job_value("found") or "[]"))
+        return self.edits.people() if self.job_value("found") else []
 
     def set_place(self, person: int, frames: np.ndarray, metres_per_pixel: np.ndarray, made_from: str) -> None:
         """Replace a person's depth: frames (n,), metres_per_pixel (n,); a rig fit of the old one goes.  Commits."""
@@ -565,6 +571,7 @@ class Take:
         self._db.run("DELETE FROM fit WHERE person = ?", (person,))
         self._db.run("DELETE FROM fit_frame WHERE person = ?", (person,))
         self._db.run("DELETE FROM made WHERE what = 'fit' AND person = ?", (person,))
+        take_corrections.drop(self._db, person)
         take_motion.drop(self._db)
 
     def set_motion(self, motions: Mapping[int, Motion], world: World, made_from: str) -> None:
