@@ -125,17 +125,17 @@ def _export(take: Path, built: BuiltTake, stem: Path, wanted: Request) -> list[P
         return []
     also: Callable[[Path], None] | None = None
     if wanted.smplx and wanted.model is not None:
-        also = _smplx_writer(take, stem.name, wanted.model)
+        also = smplx_writer(take, stem.name, wanted.model)
     return export_people(built, stem, wanted.settings, also=also)
 
 
-def _smplx_writer(path: Path, name: str, model: Path) -> Callable[[Path], None]:
-    """Writes `name_personNN_smplx.npz` of everybody in the Take into a folder."""
+def smplx_writer(path: Path, name: str, model: Path) -> Callable[[Path], None]:
+    """Writes `name_personNN_smplx.npz` of everybody in the Take into a folder.  InputError for another model file."""
+    from meshpose.smplx import Model, fit_person
+
+    loaded = Model.load(model)
 
     def write(folder: Path) -> None:
-        from meshpose.smplx import Model, fit_person
-
-        loaded = Model.load(model)
         with Take.open(path) as take:
             for number in take.people:
                 parameters = fit_person(take.person(number), loaded)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import bpy
 
-from . import imports, look_settings, operators, overlay, panel, people, settings, view, watching
+from . import export_panel, imports, look_settings, operators, overlay, panel, people, settings, view, watching
 
-ROOMS = (settings, look_settings, operators, imports, people, overlay, panel)
+ROOMS = (settings, look_settings, operators, imports, people, overlay, export_panel, panel)
 """Modules with CLASSES, those first that others refer to."""
 
 
@@ -18,6 +18,8 @@ def register() -> None:
             bpy.utils.register_class(cls)
     bpy.types.Scene.meshpose = bpy.props.PointerProperty(type=settings.MeshPoseProperties)
     bpy.types.Scene.meshpose_looks = bpy.props.PointerProperty(type=look_settings.MeshPoseLooks)
+    bpy.types.Scene.meshpose_export = bpy.props.PointerProperty(type=export_panel.MeshPoseExport)
+    panel.HOOKS["export", "draw_export"] = export_panel.draw_export
     imports.register_menus()
     view.register()
 
@@ -28,7 +30,8 @@ def unregister() -> None:
     view.unregister()
     imports.unregister_menus()
     panel.forget_pictures()
-    del bpy.types.Scene.meshpose, bpy.types.Scene.meshpose_looks
+    panel.HOOKS.pop(("export", "draw_export"), None)
+    del bpy.types.Scene.meshpose, bpy.types.Scene.meshpose_looks, bpy.types.Scene.meshpose_export
     for room in reversed(ROOMS):
         for cls in reversed(room.CLASSES):
             bpy.utils.unregister_class(cls)

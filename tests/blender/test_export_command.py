@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import bpy
 import pytest
 from exports import rigged_take
+from panel_stand_ins import drawn
 from takes import make_take
 
+import meshpose_blender
 from meshpose.take import Take
-from meshpose_blender import command, exporting
+from meshpose_blender import command, exporting, panel
 from meshpose_blender.__main__ import main
 
 FRAMES = 4
@@ -97,3 +101,46 @@ def test_split() -> None:
         ["a.mp4", "--height", "1.7", "--", "--export"], ["--export", "fbx", "--rig=mixamo", "--one-file"]
     )  # fmt: skip
     assert exporting.parse([]) == exporting.Request() and not exporting.parse([])
+
+
+# -- in the panel ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    meshpose_blender.register()
+    yield
+    meshpose_blender.unregister()
+
+
+def test_button_and_script(registered: None, take: Path, tmp_path: Path) -> None:
+    meshpose_blender.build_scene(take)
+    settings = bpy.context.scene.meshpose_export
+    assert settings.formats == {"FBX"} and settings.preset == "ANY"
+    shown = drawn(panel.MESHPOSE_PT_export)
+    assert ("prop", "formats") in shown and any("meshpose.export" in text for _, text in shown)
+    settings.formats = {"ABC", "BVH"}
+    settings.one_file = True
+    assert bpy.ops.meshpose.export() == {"FINISHED"}
+    beside = {f"{take.stem}.abc", f"{take.stem}_person01.bvh", f"{take.stem}_person02.bvh"}
+    assert beside <= names(take.parent), "an unsaved file's go beside the Take"
+    out = tmp_path / "out"
+    out.mkdir()
+    assert bpy.ops.meshpose.export(formats={"BVH"}, preset="UNREAL", folder=str(out)) == {"FINISHED"}
+    assert names(out) == {f"{take.stem}_person01.bvh", f"{take.stem}_person02.bvh"}
+
+
+def test_panel_says_what_is_missing(registered: None, take: Path, tmp_path: Path) -> None:
+    assert not any("meshpose.export" in text for _, text in drawn(panel.MESHPOSE_PT_export)), "nobody there yet"
+    meshpose_blender.build_scene(take)
+    settings = bpy.context.scene.meshpose_export
+    settings.formats = set()
+    assert ("label", "Choose a format first") in drawn(panel.MESHPOSE_PT_export)
+    settings.formats = {"SMPLX"}
+    shown = drawn(panel.MESHPOSE_PT_export)
+    assert ("label", "SMPL-X: choose your model file first") in shown and ("prop", "smplx_model") in shown
+    with pytest.raises(RuntimeError, match="the folder is not there or cannot be written"):
+        bpy.ops.meshpose.export(formats={"BVH"}, folder=str(tmp_path / "none"))
+    with pytest.raises(RuntimeError, match="there is no such file"):
+        bpy.ops.meshpose.export(formats={"SMPLX"}, smplx_model=str(tmp_path / "none.npz"))
