@@ -33,7 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
     frozenset({"convert", "preview", "evaluate", "landmarks", "look", "moving", "smplx"}),
     frozenset({"batch_task", "exporter"}),  # one clip's process; a Blender as a program
-    frozenset({"batch", "ray_batch", "cli"}),
+    frozenset({"edit_commands", "batch", "ray_batch", "cli"}),
     frozenset({"__init__", "__main__"}),
 )
 #: The few that know a neighbour on their own floor.
@@ -49,6 +49,7 @@ BESIDE = {
     ("convert", "moving"),
     ("evaluate", "landmarks"),
     ("cli", "batch"),
+    ("cli", "edit_commands"),
     ("batch", "ray_batch"),
     ("__main__", "__init__"),
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `meshpose run CLIP`, `look CLIP`, `refit TAKE`, `batch CLIPS`, `info TAKE`,
-`evaluate SET.json`.
+"""The command line: `meshpose run CLIP`, `look CLIP`, `refit TAKE`, `people TAKE`, `correct TAKE`, `batch CLIPS`,
+`info TAKE`, `evaluate SET.json`.
 
 Exit code 0; 2 after one line that says what is wrong; 130 when it was stopped (the finished frames are kept, the same
 command goes on).  `run --progress json` writes one JSON object per line to stdout, for programs that watch:
@@ -83,6 +83,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from . import edit_commands
     from .batch import add_options as add_batch_options
     from .batch import main as run_batch
 
@@ -101,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     exporter.add_options(run)
     _add_refit(commands.add_parser("refit", help="a finished Take with other settings, no network", allow_abbrev=False))
     _add_look(commands.add_parser("look", help="who is on a frame, before the long run", allow_abbrev=False))
+    for name, told in (("people", "merge, split, swap, delete people"), ("correct", "put joints right by hand")):
+        by_hand = commands.add_parser(name, help=f"{told} of a Take", allow_abbrev=False)
+        edit_commands.add_options(by_hand, name)
+        by_hand.set_defaults(command=_run, job=_by_hand)
     info = commands.add_parser("info", help="what a Take holds", allow_abbrev=False)
     info.set_defaults(command=_info)
     info.add_argument("take", help="a .take file")
@@ -267,6 +272,12 @@ def _refit(options: argparse.Namespace, reporter: _Reporter, cancelled: threadin
     with Take.open(options.take) as take:
         reporter.done(take, preview_path(take.path, take.clip.is_image) if options.preview else None)
     return 0
+
+
+def _by_hand(options: argparse.Namespace, reporter: _Reporter, cancelled: threading.Event) -> int:
+    from .edit_commands import change
+
+    return _refit(options, reporter, cancelled) if change(options) and not options.no_refit else 0
 
 
 def _changes(words: list[str]) -> dict[str, Any]:
