@@ -29,9 +29,9 @@ UP = np.array([0.0, -1.0, 0.0])
 PLACE_SIGMA = 0.04
 """Metres by which a place may lie off the floor, before depth: PLACE_SHARE of the distance more."""
 PLACE_SHARE = 0.008
-TILT_SIGMA, ROLL_SIGMA = np.radians(12.0), np.radians(3.0)
+TILT_SIGMA, ROLL_SIGMA = np.radians(15.0), np.radians(2.0)
 """How far cameras are tilted and rolled where nothing is known but that they are held more or less straight."""
-UPRIGHT_SIGMA = np.radians(6.0), np.radians(3.0)
+UPRIGHT_SIGMA = np.radians(6.0), np.radians(4.0)
 """The same about the direction in which people stand upright: a network leans them to the camera or from it."""
 FOUND = 3
 """Stances that it takes to speak of a floor."""
