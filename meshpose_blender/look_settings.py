@@ -38,19 +38,35 @@ def _set_xray(self: MeshPoseLooks, value: bool) -> None:
     looks.set_xray(self.id_data, people.active_take(bpy.context), value)
 
 
-def _shown(self: MeshPoseLooks, which: str) -> bool:
+def _shown(which: str) -> bool:
     built = people.active_take(bpy.context)
     layer = bpy.context.view_layer
     return any(not t.hide_get(view_layer=layer) for t in looks.targets(built, which) if t.name in layer.objects)
 
 
-def _show(self: MeshPoseLooks, which: str, value: bool) -> None:
+def _show(which: str, value: bool) -> None:
     built = people.active_take(bpy.context)
     layer = bpy.context.view_layer
     for target in looks.targets(built, which):
         target.hide_render = not value
         if target.name in layer.objects:  # else it is in a collection that this view layer leaves out
             target.hide_set(not value, view_layer=layer)
+
+
+def _mesh_shown(self: MeshPoseLooks) -> bool:
+    return _shown("mesh")
+
+
+def _show_mesh(self: MeshPoseLooks, value: bool) -> None:
+    _show("mesh", value)
+
+
+def _body_shown(self: MeshPoseLooks) -> bool:
+    return _shown("body")
+
+
+def _show_body(self: MeshPoseLooks, value: bool) -> None:
+    _show("body", value)
 
 
 def _legend_changed(self: MeshPoseLooks, context: bpy.types.Context) -> None:
@@ -86,14 +102,14 @@ class MeshPoseLooks(bpy.types.PropertyGroup):
     show_mesh: bpy.props.BoolProperty(  # type: ignore[valid-type]
         name="Aligned Mesh",
         description="The mesh that falls on the pixels, in the colors of the heatmap",
-        get=lambda self: _shown(self, "mesh"),
-        set=lambda self, value: _show(self, "mesh", value),
+        get=_mesh_shown,
+        set=_show_mesh,
     )
     show_body: bpy.props.BoolProperty(  # type: ignore[valid-type]
         name="Skinned Body",
         description="The body that follows the rig: this one changes when you pose or edit keys",
-        get=lambda self: _shown(self, "body"),
-        set=lambda self, value: _show(self, "body", value),
+        get=_body_shown,
+        set=_show_body,
     )
     ghosts: bpy.props.BoolProperty(  # type: ignore[valid-type]
         name="Onion Skin",

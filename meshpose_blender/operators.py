@@ -24,6 +24,7 @@ def task_of(context: bpy.types.Context, kind: str, subject: str, **more: Any) ->
     """A task for the context's scene."""
     scene = context.scene
     known = {"scene": scene.session_uid, "file": bpy.data.filepath, "scene_name": scene.name}
+    known |= {"rig": scene.meshpose.rig, "reduce_keys": scene.meshpose.reduce_keys}
     return Task(kind, subject, **{**known, **more})
 
 
@@ -224,10 +225,17 @@ class MESHPOSE_OT_load_take(bpy.types.Operator):
     replace: bpy.props.BoolProperty(  # type: ignore[valid-type]
         name="Replace", description="Put it in the place of what the scene holds of the same Take"
     )
+    rig: bpy.props.StringProperty(  # type: ignore[valid-type]
+        name="Rig", description="Name of the rig to build; empty: the body's own"
+    )
+    reduce_keys: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Fewer Keys", description="As few keys as stay within half a degree and a few millimetres"
+    )
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Open the file browser."""
-        self.frame_start = context.scene.meshpose.frame_start
+        settings = context.scene.meshpose
+        self.frame_start, self.rig, self.reduce_keys = settings.frame_start, settings.rig, settings.reduce_keys
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
@@ -235,9 +243,12 @@ class MESHPOSE_OT_load_take(bpy.types.Operator):
         """Build the scene; an unusable Take, or a package that does not work, is one line in the report."""
         take = Path(bpy.path.abspath(self.filepath))
         try:
+            from .keys import KeySettings
             from .rebuild import build_or_replace
 
-            built = build_or_replace(context.scene, take, self.frame_start, self.replace)
+            how = {"frame_start": self.frame_start, "rig": self.rig or "default"}
+            how["keys"] = KeySettings(reduce=self.reduce_keys)
+            built = build_or_replace(context.scene, take, self.replace, **how)
         except MeshPoseError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

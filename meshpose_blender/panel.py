@@ -302,12 +302,16 @@ class MESHPOSE_PT_rig(_Sub, bpy.types.Panel):
     bl_label = "Rig"
 
     def draw(self, context: bpy.types.Context) -> None:
-        """What `retarget` offers."""
+        """The rig of the next conversion, and what `retarget` offers for the one that is there."""
+        settings = context.scene.meshpose
+        column = self.layout.column()
+        column.use_property_split, column.use_property_decorate = True, False
+        column.prop(settings, "rig")
+        column.prop(settings, "reduce_keys")
         built = people.active_take(context)
-        if built is None:
-            self.layout.label(text=NOTHING_YET, icon="INFO")
-        elif not draw_hook("retarget", "draw_rig", self.layout, context):
-            self.layout.label(text="Select the armature and pose it", icon="ARMATURE_DATA")
+        if built is not None:
+            draw_refit(self.layout, context, built)
+            draw_hook("retarget", "draw_rig", self.layout, context)
 
 
 class MESHPOSE_PT_motion(_Sub, bpy.types.Panel):
@@ -331,13 +335,17 @@ class MESHPOSE_PT_motion(_Sub, bpy.types.Panel):
             column.prop(settings, "use_height")
             if settings.use_height:
                 column.prop(settings, "height")
-        if watch.job is None:
-            path = people.take_path(built)
-            if path.is_file():
-                layout.operator("meshpose.refit", text=f"Re-fit {built.collection.name}", icon="FILE_REFRESH")
-            else:
-                draw_sentence(layout, context, f"{path} is not there: Load Take finds it elsewhere", "INFO")
+        draw_refit(layout, context, built)
         draw_hook("correct", "draw_correct", layout, context)
+
+
+def draw_refit(layout: bpy.types.UILayout, context: bpy.types.Context, built: BuiltTake) -> None:
+    """Apply changed settings to a take that is there; or why that cannot be now."""
+    path = people.take_path(built)
+    if not path.is_file():
+        draw_sentence(layout, context, f"{path} is not there: Load Take finds it elsewhere", "INFO")
+    elif watch.job is None:
+        layout.operator("meshpose.refit", text=f"Re-fit {built.collection.name}", icon="FILE_REFRESH")
 
 
 class MESHPOSE_PT_heatmap(_Sub, bpy.types.Panel):

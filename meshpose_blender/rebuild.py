@@ -11,6 +11,7 @@ from typing import Any
 import bpy
 
 from . import compat, looks, people
+from .armature import RIG
 from .playback import MODES, SETTINGS
 from .scene import PERSON, SOUND, BuiltTake, build_scene, takes
 
@@ -28,14 +29,16 @@ class Looks:
     shown: dict[str, tuple[bool, bool]]
 
 
-def build_or_replace(scene: bpy.types.Scene, take: Path, start: int, replace: bool) -> BuiltTake:
-    """Build the Take at `take`; `replace`: what stands of the same file in the scene goes, its looks stay.
+def build_or_replace(scene: bpy.types.Scene, take: Path, replace: bool, **how: Any) -> BuiltTake:
+    """Build the Take at `take` as `build_scene` does; `replace`: what stands of the same file in the scene goes, its
+    looks stay.
 
     The new one is built first: a Take that cannot be used leaves everything as it is.
     """
     same = [built for built in takes(scene) if _is_at(built, take)] if replace else []
     kept = looks_of(same[0]) if same else None
-    new = build_scene(take, frame_start=start)
+    how.setdefault("rig", _rig_of(same))
+    new = build_scene(take, **how)
     settings = getattr(scene, "meshpose_looks", None)  # scripts can use this without the panel
     for old in same:
         remove(scene, old)
@@ -47,6 +50,11 @@ def build_or_replace(scene: bpy.types.Scene, take: Path, start: int, replace: bo
     if settings is not None and settings.ghosts:
         looks.set_ghosts(new, settings.ghost_every, settings.ghosts_before, settings.ghosts_after)
     return new
+
+
+def _rig_of(same: list[BuiltTake]) -> str:
+    rigs = [person.armature for built in same for person in built.people if person.armature is not None]
+    return str(rigs[0].get(RIG, "default")) if rigs else "default"
 
 
 def _is_at(built: BuiltTake, take: Path) -> bool:

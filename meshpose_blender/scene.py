@@ -217,7 +217,7 @@ def _person(
     mesh = bpy.data.objects.new(name, shared.mesh)
     collection.objects.link(mesh)
     frames, rows = clock.rows(person.frames)
-    image = playback.pack_rows(f"{name} positions", _rows(frames, positions[rows], person.visibility()[rows]))
+    image = playback.pack_rows(f"{name} positions", _rows(frames, positions, person.visibility(), rows))
     first = int(frames[0]) if len(frames) else 1
     playback.add_playback(mesh, shared.tree, image, first)
     collection[PERSON], collection[MESH] = person.id, mesh
@@ -237,13 +237,17 @@ def _person(
     return BuiltPerson(person.id, collection, mesh, bones, body)
 
 
-def _rows(frames: np.ndarray, positions: np.ndarray, visibility: np.ndarray) -> playback.Rows:
-    """Rows for every scene frame from the first to the last of `frames` (m,), present on those."""
+def _rows(frames: np.ndarray, positions: np.ndarray, visibility: np.ndarray, rows: np.ndarray) -> playback.Rows:
+    """Rows for every scene frame from the first to the last of `frames` (m,), present on those with `rows` (m,) of the
+    person's positions and visibility.
+    """
     if not len(frames):
         columns = positions.shape[1]
         nobody = np.zeros((1, columns, 3), np.float32)
         return playback.Rows(1, nobody, nobody[..., 0], np.zeros(1, bool))
     start, count = int(frames[0]), int(frames[-1] - frames[0]) + 1
+    if np.array_equal(rows, np.arange(count)) and len(positions) == count:  # as it mostly is: nothing is copied
+        return playback.Rows(start, positions, visibility, np.ones(count, bool))
     at = frames - start
     result = playback.Rows(
         start,
@@ -251,7 +255,7 @@ def _rows(frames: np.ndarray, positions: np.ndarray, visibility: np.ndarray) -> 
         np.zeros((count, positions.shape[1]), np.float32),
         np.zeros(count, bool),
     )
-    result.positions[at], result.visibility[at], result.present[at] = positions, visibility, True
+    result.positions[at], result.visibility[at], result.present[at] = positions[rows], visibility[rows], True
     return result
 
 

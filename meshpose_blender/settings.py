@@ -15,6 +15,8 @@ import bpy
 from bl_operators.presets import AddPresetBase
 from bl_ui.utils import PresetPanel
 
+from meshpose import rigs
+
 from . import compat
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,9 +47,27 @@ DERIVED = ("smooth", "lock_feet", "level", "camera", "fill_gaps")
 """Settings that a re-fit can change as they are; lens, height and persons are told apart."""
 PRESET_PROPERTIES = (
     *DERIVED, "detect_every", "min_size", "use_max_people", "max_people", "use_height", "height",
-    "lens", "focal_mm", "fov", "preview",
+    "lens", "focal_mm", "fov", "preview", "rig", "reduce_keys",
 )  # fmt: skip
 """What a preset holds: how people are found and moved, nothing of one clip."""
+
+
+RIG_TITLES = {
+    "default": ("Body's Own", "Every joint of the body's own anatomy: stays closest to what was seen"),
+    "mixamo": ("Mixamo", "Mixamo's names and axes, for its animations and for what reads them"),
+    "game_engine": ("Game Engine", "The bones that Unreal's and Unity's humanoids expect, with a root on the floor"),
+    "rigify": ("Rigify", "Blender's own animator's rig with IK controls; needs the Rigify add-on"),
+}
+"""Name and result of the rigs that come with us; another file of weights/rigs goes by its own name."""
+_rig_items: list[tuple[str, str, str]] = []  # Blender wants the texts of a changing list to stay alive
+
+
+def _rigs(settings: MeshPoseProperties, context: bpy.types.Context | None) -> list[tuple[str, str, str]]:
+    if not _rig_items:
+        for name in rigs.names():
+            title, text = RIG_TITLES.get(name, (name.replace("_", " ").title(), f"The rig of weights/rigs/{name}.npz"))
+            _rig_items.append((name, title, text))
+    return _rig_items
 
 
 def _clip_changed(settings: MeshPoseProperties, context: bpy.types.Context) -> None:
@@ -194,6 +214,18 @@ class MeshPoseProperties(bpy.types.PropertyGroup):
         default=12,
         min=0,
         soft_max=60,
+    )
+    rig: bpy.props.EnumProperty(  # type: ignore[valid-type]
+        name="Rig",
+        description="Which bones the next conversion or re-fit builds; the movement is the same",
+        items=_rigs,
+    )
+    reduce_keys: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Fewer Keys",
+        description=(
+            "Keep only the keys that are needed to stay within half a degree and a few millimetres: easier to edit by "
+            "hand. Off: a key on every frame"
+        ),
     )
     candidates: bpy.props.CollectionProperty(type=MeshPoseCandidate)  # type: ignore[valid-type]
     looked_at: bpy.props.IntProperty()  # type: ignore[valid-type]

@@ -34,6 +34,7 @@ class Task:
     the command.  scene: session_uid (a name can change, another file can have an equal one).  file, scene_name: where
     that scene is found again if the same file was loaded anew.  place: "here" (that scene), "new" (a scene of its own),
     "none" (the Take only).  frame_start: scene frame of the clip's first picture.  frame: the clip's frame (look).
+    rig, reduce_keys: how the people are built.
     """
 
     kind: str
@@ -46,6 +47,8 @@ class Task:
     place: str = "here"
     frame_start: int = 1
     frame: int = 0
+    rig: str = ""
+    reduce_keys: bool = False
 
     @property
     def name(self) -> str:
@@ -209,11 +212,9 @@ def _build(task: Task, ended: Job) -> None:
             watch.say(f"{take.name} is ready. Its scene is closed: use Load Take to put it here")
             watch.ready = take
             return
-        replace = task.kind == "refit"
+        how = {"frame_start": task.frame_start, "rig": task.rig, "reduce_keys": task.reduce_keys}
         try:
-            bpy.ops.meshpose.load_take(
-                "EXEC_DEFAULT", True, filepath=str(take), frame_start=task.frame_start, replace=replace
-            )
+            bpy.ops.meshpose.load_take("EXEC_DEFAULT", True, filepath=str(take), replace=task.kind == "refit", **how)
         except RuntimeError as error:  # so bpy.ops hands on what an operator reports as an error
             fail(str(error).strip().removeprefix("Error: "), ended.warnings, ended.detail)
 

@@ -70,6 +70,9 @@ class Layout:
     def row(self, align: bool = False) -> Layout:
         return Layout(self.shown)
 
+    def grid_flow(self, **options: Any) -> Layout:
+        return Layout(self.shown)
+
     def box(self) -> Layout:
         return Layout(self.shown)
 
