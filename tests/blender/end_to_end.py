@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import addon_utils
-import bpy
+import bpy  # brings addon_utils with it where it is a module
 import numpy as np
+
+import addon_utils  # isort: skip
 
 NAME = "bl_ext.user_default.meshpose"
 
@@ -36,7 +37,7 @@ def classes() -> list[str]:
 
 def handlers() -> int:
     """How many functions of ours Blender calls by itself."""
-    lists = [value for value in vars(bpy.app.handlers).values() if isinstance(value, list)]
+    lists = [value for name in dir(bpy.app.handlers) if isinstance(value := getattr(bpy.app.handlers, name), list)]
     return sum(getattr(function, "__module__", "").startswith(NAME) for each in lists for function in each)
 
 
