@@ -51,9 +51,9 @@ STRAY, STRAY_ALONG, LEAST_SPLIT = 0.12, 0.3, 12
 two, if it lasts for so many frames."""
 RAY_SIGMA, DEPTH_SIGMA = 0.02, 0.1
 """Metres by which a sole errs across its ray, and along it."""
-LIFT_CUTOFF = 1.0
-"""Hz that pass half of how the hips follow the feet up and down."""
-REACH = 0.985
+LIFT_CUTOFF, LARGEST_LIFT = 2.5, 0.1
+"""Hz that pass half of how the hips follow the feet up and down, and metres by which they do at most."""
+REACH = 0.993
 """Share of a leg's length to which it is stretched without the hips coming down."""
 
 
@@ -216,8 +216,8 @@ def lock(
         holds.append(hold)
     targets = pose.ankles + np.stack(shifts, 1)
     hold = np.stack(holds, 1)
-    lift = _lift(np.stack(shifts, 1)[..., 2], hold, times)
     extension = np.linalg.norm(pose.ankles - pose.hips, axis=-1)
+    lift = _lift(pose.hips, targets, extension, hold, times)
     lift -= _drop(legs, pose.hips + lift[:, None, None] * [0.0, 0.0, 1.0], targets, extension, hold, times)
     moved = lift[:, None] * [0.0, 0.0, 1.0]
     out = rotations.copy()
@@ -382,29 +382,34 @@ def _ease(x: Array) -> Array:
     return x * x * (3 - 2 * x)
 
 
-def _lift(shift: Array, hold: Array, times: Array) -> Array:
-    """How far the hips go up (F,) with the feet: what held feet (F, 2) go up by, slowly."""
+def _lift(hips: Array, targets: Array, extension: Array, hold: Array, times: Array) -> Array:
+    """How far the hips go up (F,) so that held legs are as straight as they were: hips, ankles' targets (F, 2, 3),
+    extension (F, 2) before, hold (F, 2); slowly.
+    """
     weight = hold.sum(1)
     if not weight.any():
         return np.zeros(len(hold))
-    mean = _between(((shift * hold).sum(1) / np.maximum(weight, 1e-9))[:, None], weight > 0.5)
+    line = targets - hips
+    up = line[..., 2] + np.sqrt(np.maximum(extension**2 - (line[..., :2] ** 2).sum(-1), 0.01))
+    up = np.clip(up, -LARGEST_LIFT, LARGEST_LIFT)
+    mean = _between(((up * hold).sum(1) / np.maximum(weight, 1e-9))[:, None], weight > 0.5)
     return smooth_positions(mean, times, np.clip(weight, 0.05, 1), cutoff=LIFT_CUTOFF)[:, 0]
 
 
 def _drop(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array) -> Array:
     """How far the hips come down (F,) so that no held foot is out of reach; slowly, and early enough."""
     length = legs.thigh + legs.shin
-    reach = np.clip(extension, REACH * length, 0.998 * length)
+    reach = np.clip(extension, REACH * length, 0.999 * length)
     line = targets - hips
     flat = (line[..., :2] ** 2).sum(-1)
     need = -line[..., 2] - np.sqrt(np.maximum(reach**2 - flat, 0.05))
     need = (np.clip(need, 0, 0.25) * hold).max(1)
     if not need.any():
         return need
-    reach_frames = max(1, round(0.1 / float(np.median(np.diff(times)))))
+    reach_frames = max(1, round(0.05 / float(np.median(np.diff(times)))))
     padded = np.pad(need, reach_frames, mode="edge")
     highest = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach_frames + 1).max(1)
-    return np.maximum(smooth_positions(highest[:, None], times, cutoff=3.0)[:, 0], 0)
+    return np.maximum(smooth_positions(highest[:, None], times, cutoff=4.5)[:, 0], 0)
 
 
 def _bend(legs: Legs, pose: Pose, side: int, down: Array, target: Array, turn: Array, out: Array) -> None:
