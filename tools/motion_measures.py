@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good a motion is, against a true one: steadiness, feet, floor, distance. The table of docs/motion.md.
 
-    .venv/bin/python tools/motion_measures.py [--seconds 12] [--seeds 2] [--json FILE]
+    .venv/bin/python -m tools.motion_measures [--walk round|towards|standing] [--seconds 12] [--seeds 2] [--json FILE]
 
-walks (tools/walks.py), lets the network err as it does, fits the rig, and measures the fit as it is ("before": on a
-level floor under the lowest foot) and the finished motion ("after").
+makes walks (tools/walks.py), lets the network err as it does, fits the rig, and measures the fit as it is ("before":
+on a level floor under the lowest foot) and the finished motion ("after").
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,18 @@ import numpy.typing as npt
 from meshpose.body import Body, quaternion, rotation_matrix
 from meshpose.feet import Legs, Pose
 from meshpose.motion import Motion, MotionSettings, Track, World, solve
-from tools.walks import Noise, Truth, make_walk
+from tools.walks import TOWARDS, Noise, Truth, make_walk
 
 Array = npt.NDArray[Any]
 
 JOINTS = ("upperleg01", "lowerleg01", "foot", "upperarm01", "lowerarm01", "wrist")
 MIDDLE = ("root", "spine03", "neck01", "head")
+
+WALKS: dict[str, Callable[[float], Truth]] = {
+    "round": make_walk,
+    "towards": lambda seconds: make_walk(seconds, path=TOWARDS, speed=0.9),
+    "standing": lambda seconds: make_walk(seconds, stand=True),
+}
 
 
 @dataclass(frozen=True)
@@ -162,12 +169,13 @@ def compare(truth: Truth, track: Track, settings: MotionSettings | None = None) 
 def main(argv: list[str]) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="tools/motion_measures.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--walk", choices=sorted(WALKS), default="round")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--seeds", type=int, default=2, help="walks with errors of their own, averaged")
     parser.add_argument("--strength", type=float, default=0.5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
-    walk, rows = make_walk(options.seconds), []
+    walk, rows = WALKS[options.walk](options.seconds), []
     for seed in range(options.seeds):
         track = walk.track(Noise(seed=seed, flips=max(1, round(options.seconds / 4))))
         rows.append([asdict(m) for m in compare(walk, track, MotionSettings(smooth=options.strength))])

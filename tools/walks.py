@@ -41,6 +41,8 @@ TILT = 0.14
 PHENOTYPE = {"gender": 0.08, "age": 0.63, "muscle": 0.6, "weight": 0.45, "height": 0.42, "proportions": 0.6}
 ROUND = Path((-1.0, 0.2), np.pi / 2, 1.6, 0.9, 50.0)
 """Across the picture, then round in a circle: to the camera, away from it, and across."""
+TOWARDS = Path((0.3, -2.2), -0.05, 20.0, 1.0, 0.0)
+"""Straight to the camera, for five seconds at 0.9 m/s."""
 UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """Axes of the walk (x right, y up, z to the camera) -> of the world (x right, y away from the camera, z up)."""
 
