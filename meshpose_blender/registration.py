@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import bpy
 
-from . import export_panel, imports, look_settings, operators, overlay, panel, people, settings, view, watching
+from . import correct, export_panel, imports, look_settings, operators, overlay, panel, people, settings, view, watching
 
-ROOMS = (settings, look_settings, operators, imports, people, overlay, export_panel, panel)
+ROOMS = (settings, look_settings, operators, imports, people, overlay, export_panel, correct, panel)
 """Modules with CLASSES, those first that others refer to."""
 
 
@@ -19,6 +19,9 @@ def register() -> None:
     bpy.types.Scene.meshpose = bpy.props.PointerProperty(type=settings.MeshPoseProperties)
     bpy.types.Scene.meshpose_looks = bpy.props.PointerProperty(type=look_settings.MeshPoseLooks)
     bpy.types.Scene.meshpose_export = bpy.props.PointerProperty(type=export_panel.MeshPoseExport)
+    bpy.types.Scene.meshpose_correct = bpy.props.PointerProperty(type=correct.MeshPoseCorrect)
+    panel.HOOKS["correct", "draw_correct"] = correct.draw_correct
+    panel.HOOKS["correct", "draw_people_edits"] = correct.draw_people_edits
     panel.HOOKS["export", "draw_export"] = export_panel.draw_export
     imports.register_menus()
     view.register()
@@ -30,8 +33,9 @@ def unregister() -> None:
     view.unregister()
     imports.unregister_menus()
     panel.forget_pictures()
-    panel.HOOKS.pop(("export", "draw_export"), None)
+    panel.HOOKS.clear()
     del bpy.types.Scene.meshpose, bpy.types.Scene.meshpose_looks, bpy.types.Scene.meshpose_export
+    del bpy.types.Scene.meshpose_correct
     for room in reversed(ROOMS):
         for cls in reversed(room.CLASSES):
             bpy.utils.unregister_class(cls)
