@@ -29,8 +29,8 @@ LEGEND, BEFORE, AFTER = "meshpose_legend", "meshpose_ghosts_before", "meshpose_g
 MOST_GHOSTS = 12
 GHOST_COLOURS = {BEFORE: (0.16, 0.42, 1.0, 0.28), AFTER: (1.0, 0.48, 0.08, 0.28)}
 """Linear RGBA of what was before (blue) and of what comes (orange)."""
-XRAY = 0.55
-"""Opacity of the bodies in x-ray."""
+XRAY = 0.4
+"""Opacity of a surface in x-ray; a body has two, in front and behind."""
 NEAR_FAR = (2.0, 98.0)
 """Percentiles of all depths that the ends of the scale are at first."""
 
