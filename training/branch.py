@@ -151,6 +151,12 @@ class Views:
             inputs, vertices, one, one, self.seen[row] * inside, none, one, torch.zeros(count, 14, 3), one[:, :1]
         )
 
+    def without_summary(self, store: Store, share: float) -> Store:
+        """The store with the mean summary in a share of its rows: the branch is not to lean on it alone."""
+        inputs = store.inputs.clone()
+        inputs[torch.rand(len(store)) < share, : self.summary.shape[1]] = self.summary
+        return Store(inputs, *(getattr(store, f.name) for f in fields(Store)[1:]))
+
     def _crops(self, count: int) -> Tensor:
         """(count, V + 2, 3) crop px."""
         points = self.bodies[torch.randint(len(self.bodies), (count,))].float()
@@ -227,6 +233,6 @@ def branch_loss(net: MeshPoseNet, s: Store, faces: Tensor, edges: Tensor, regres
         + depth
         + 0.5 * losses.edge(mesh, s.vertices, edges, shaped)
         + 0.3 * losses.normal(mesh, s.vertices, faces, shaped)
-        + 0.5 * losses.joints(joints, s.joints, torch.from_numpy(LSP_MIRROR))
+        + 0.5 * losses.joints(joints, s.joints, torch.from_numpy(LSP_MIRROR), s.has[:, 0])
         + 2.0 * losses.visibility(seen, s.visible, s.visible_weight)
     )

@@ -3,7 +3,7 @@
 
     python -m training.lift RUN/last.pt --data DATA --synth RENDERS --out RUN/lifted.pt [--crops 6000] [--minutes 10]
 
-Half of every step are stored crops (features and truth), half are bodies under random cameras with the heatmaps' own
+A part of every step are stored crops (features and truth), most are bodies under random cameras with the heatmaps' own
 errors laid over them: depth from the layout of 500 vertices is geometry, and geometry needs no pictures.  The losses
 are those of section 3.2 (vertices, edges, normals, joints, visibility; through equation 5).  `training.train` goes on
 with the branch in its own steps.
@@ -26,6 +26,7 @@ from .data import Crops, Person, photographs, renders
 from .model import CROP, MeshPoseNet, fused
 from .train import Geometry
 
+STORED, VIEWS = 32, 160  # of a step: few thousand stored crops are soon known by heart, views never end
 GOOD = 0.06  # a vertex is right within this part of the crop's side (of a person who fills 0.8 of it)
 
 
@@ -78,8 +79,8 @@ def tune(
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (steps + 1) / 100) * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * done)))
         optimiser.zero_grad()
-        batch = train.rows(torch.randint(len(train), (96,)))
-        (loss_of(batch) + loss_of(views.draw(96))).backward()
+        batch = views.without_summary(train.rows(torch.randint(len(train), (STORED,))), 0.5)
+        loss_of(Store.together([batch, views.draw(VIEWS)])).backward()
         torch.nn.utils.clip_grad_norm_(net.regression.parameters(), 20.0)
         optimiser.step()
         steps += 1

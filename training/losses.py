@@ -43,11 +43,12 @@ def consistency(positions: Tensor, place: Tensor, bary: Tensor, xy: Tensor, weig
     return weighted_mean(saturating((found - xy).square().sum(-1).add(0.25).sqrt()) / STRIDE, known)
 
 
-def joints(found: Tensor, target: Tensor, mirror: Tensor) -> Tensor:
+def joints(found: Tensor, target: Tensor, mirror: Tensor, sure: Tensor) -> Tensor:
     """L_J in the picture: found (B, 14, 2), target (B, 14, 3) x, y, weight; survives exchanged left and right.
 
-    3 to 5 % of the photographs are labelled with the sides exchanged: per person the smaller of the loss and the
-    exchanged loss (plus 6 px, so that it is not the easy way out) counts.
+    3 to 5 % of the photographs are labelled with the sides exchanged: where they are not sure (sure (B,), an accepted
+    fit or a render, whose evidence agrees), the smaller of the loss and the exchanged loss (plus 6 px, so that it is
+    not the easy way out) counts.  A network that exchanges sides itself would never be told, were it allowed always.
     """
 
     def distance(t: Tensor) -> Tensor:
@@ -55,7 +56,8 @@ def joints(found: Tensor, target: Tensor, mirror: Tensor) -> Tensor:
         e = saturating((found - t[..., :2]).square().sum(-1).add(0.25).sqrt()) * t[..., 2] * inside
         return e.sum(1) / (t[..., 2] * inside).sum(1).clamp(min=1.0)
 
-    return torch.minimum(distance(target), distance(target[:, mirror]) + 6).mean() / STRIDE
+    straight = distance(target)
+    return torch.where(sure > 0, straight, torch.minimum(straight, distance(target[:, mirror]) + 6)).mean() / STRIDE
 
 
 def edge(vertices: Tensor, target: Tensor, edges: Tensor, weight: Tensor) -> Tensor:

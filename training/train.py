@@ -180,7 +180,7 @@ def step_losses(
         "consistency": losses.consistency(
             positions, place[corners], sample["surface_bary"], sample["surface_xy"], sample["surface_weight"]
         ),
-        "joint": losses.joints(found, sample["joints"], torch.from_numpy(LSP_MIRROR)),
+        "joint": losses.joints(found, sample["joints"], torch.from_numpy(LSP_MIRROR), sample["has"][:, 0]),
         "mask": losses.mask(mask.float(), sample["mask"], sample["has"]),
         "regression": branch,
     }
@@ -201,7 +201,8 @@ def branch_losses(
     parts = [fresh]
     if (before := geometry.replay.draw(config.replayed)) is not None:
         parts.append(before)
-        if config.views and geometry.replay.next < config.batch:  # the noise of the views keeps up with the heatmaps
+        # The noise of the views keeps up with the heatmaps.
+        if config.views and geometry.replay.count >= 400 and geometry.replay.next % 640 < config.batch:
             geometry.renew_views(net.summary_size)
         if geometry.views is not None:
             parts.append(geometry.views.draw(config.views))
