@@ -62,6 +62,19 @@ def test_the_turning_is_found_kept_and_told(path: Path, turns: np.ndarray) -> No
         np.testing.assert_allclose(take.camera.project(back), pixels[..., :2], atol=0.05)
 
 
+@pytest.mark.parametrize("turns", [np.repeat(np.eye(3)[None], COUNT, 0)], indirect=False)
+def test_a_camera_that_stood_has_a_static_world(path: Path, turns: np.ndarray) -> None:
+    with Take.resume(path) as take:
+        for _ in range(2):  # found, then remembered
+            background = Background(take)
+            list(background)
+            assert background.looked.turns is None and "stood" in background.looked.notes[0]
+        for _ in solve_take(take, MotionSettings(camera="moving"), "test", background.looked):
+            pass
+        world = take.world()
+        assert world is not None and world.static and any("stood" in note for note in world.notes)
+
+
 def test_a_clip_that_is_gone_is_one_clear_line(path: Path) -> None:
     path.with_suffix(".mp4").unlink()
     with Take.resume(path) as take, pytest.raises(InputError, match="pan.mp4"):

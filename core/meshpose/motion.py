@@ -408,6 +408,7 @@ def _world(floor: ground.Floor, people: list[_Walker], settings: MotionSettings,
         rotation, frames = floor.rotation[None], np.zeros(1, np.int64)
     else:
         rotation, frames = floor.rotation @ looked.turns, looked.frames
+    if looked is not None:
         notes += looked.notes
     return World(rotation, np.repeat(lift[None], len(rotation), 0), frames, floor.found, tuple(notes))
 

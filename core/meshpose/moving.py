@@ -44,8 +44,7 @@ class Background:
         """The number of people in each frame that was just looked at."""
         kept: dict[str, Any] = json.loads(self.take.job_value("turning") or "{}")
         if kept.get("made_from") == self.made_from:
-            turns = rotation_matrix(np.array(kept["turns"], np.float64).reshape(-1, 4))
-            self.looked = dataclasses.replace(self.looked, turns=turns, notes=tuple(kept["notes"]))
+            self._keep(rotation_matrix(np.array(kept["turns"], np.float64).reshape(-1, 4)), tuple(kept["notes"]))
             return
         from .video import Clip
 
@@ -62,9 +61,14 @@ class Background:
         missing = len(self.frames) - len(turns)
         if missing:  # the clip has lost frames since; the camera stays as it was
             turns = np.concatenate([turns, np.repeat(turns[-1:] if len(turns) else np.eye(3)[None], missing, 0)])
-        self.looked = dataclasses.replace(self.looked, turns=turns, notes=notes)
+        self._keep(turns, notes)
         value = {"made_from": self.made_from, "turns": quaternion(turns).ravel().tolist(), "notes": notes}
         self.take.set_job_value("turning", json.dumps(value))
+
+    def _keep(self, turns: np.ndarray, notes: tuple[str, ...]) -> None:
+        """A camera that stood after all has no turns: its world is that of a static one."""
+        stood = np.allclose(turns, np.eye(3), atol=1e-7)
+        self.looked = dataclasses.replace(self.looked, turns=None if stood else turns, notes=notes)
 
 
 def _boxes(take: Take) -> dict[int, list[np.ndarray]]:
