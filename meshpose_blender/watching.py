@@ -215,6 +215,8 @@ def _build(task: Task, ended: Job) -> None:
         how = {"frame_start": task.frame_start, "rig": task.rig, "reduce_keys": task.reduce_keys}
         try:
             bpy.ops.meshpose.load_take("EXEC_DEFAULT", True, filepath=str(take), replace=task.kind == "refit", **how)
+            if task.place == "new":
+                watch.message += f", in the scene {bpy.context.scene.name}"
         except RuntimeError as error:  # so bpy.ops hands on what an operator reports as an error
             fail(str(error).strip().removeprefix("Error: "), ended.warnings, ended.detail)
 
@@ -257,6 +259,8 @@ def scene_context(task: Task) -> Iterator[bool]:
     override = {"scene": scene, "view_layer": scene.view_layers[0]} if window is None else {"window": window}
     with bpy.context.temp_override(**override):
         yield True
+    if task.place == "new" and not scene.objects:  # nothing could be built
+        bpy.data.scenes.remove(scene)
 
 
 def redraw() -> None:

@@ -222,7 +222,7 @@ def test_clips_wait_for_each_other_and_a_broken_one_stops_nobody(
     bpy.ops.meshpose.unqueue(index=2)
     assert [task.name for task in watch.queue] == ["broken.mp4", "c.mp4"]
     run_timer()
-    assert asked == list(names) and watch.message == "c.take: 1 person"
+    assert asked == list(names) and watch.message.startswith("c.take: 1 person, in the scene c")
     assert [take for take, _ in built] == ["a.take", "c.take"]
     assert built[0][1] == "Scene" and built[1][1] == "c"  # the second has a scene of its own
 
@@ -406,6 +406,24 @@ def test_blender_is_killed_while_a_job_runs(clip: Path) -> None:
     with Take.open(clip.with_suffix(".take")) as take:
         assert len(take.frames) >= 1 and not take.finished
     Take.resume(clip.with_suffix(".take")).close()  # nobody holds it
+
+
+def test_a_real_look_finds_the_person_and_draws_the_frame(registered: None, clip: Path) -> None:
+    settings = bpy.context.scene.meshpose
+    settings.clip = str(clip)
+    bpy.context.scene.frame_set(9)
+    watching.look_picture().unlink(missing_ok=True)
+    bpy.ops.meshpose.find_people()
+    run_timer(180)
+    assert not watch.failed, watch.detail
+    assert len(settings.candidates) == 1 and settings.looked_at == 8
+    x, y, w, h = settings.candidates[0].box
+    assert 0 <= x and x + w <= 360 and h > 150 and 0 <= y and y + h <= 485
+    assert watching.look_picture().stat().st_size > 10_000
+    settings.clip = str(clip.with_name("gone.mp4"))
+    bpy.ops.meshpose.find_people()
+    run_timer(180)
+    assert watch.failed and "gone.mp4" in watch.message
 
 
 def test_the_clip_is_deleted_while_it_is_converted(clip: Path) -> None:
