@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 
 SCREEN = (1280, 800)
 CONVERT = 73  # pixels from the sidebar's upper edge to the middle of the button Convert, at the normal scale
+HEATMAP = 292  # the same to the header of the sub-panel Heatmap, once the sample is converted
+LEGEND = HEATMAP + 57  # and to its switch Legend, once that is open
 FRAME = 40  # the scene frame of the last picture
 STEPS = Path(__file__).with_name("window_steps.py")
 
@@ -111,12 +113,18 @@ def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, folder: 
             assert not said("running")[-1]["failed"], said("running")[-1]["message"]
             assert until(lambda: said("vertices"), 300)[-1]["vertices"] == 13718
             screen.picture(pictures / "window.png")
+            screen.click(x + width // 3, top + HEATMAP)
+            time.sleep(10)  # software draws slowly
+            screen.click(x + width // 2 - 22, top + LEGEND)
+            until(lambda: said("legend")[-1]["legend"], 30)
+            time.sleep(10)
+            screen.picture(pictures / "window-heatmap.png")
         finally:
             window.terminate()
     assert said("running")[-1]["message"].startswith("turn.take: ")
     assert clip.with_suffix(".take").is_file()
-    for name in ("panel.png", "panel-progress.png", "window.png"):
-        assert 2_000 < (pictures / name).stat().st_size < 200_000
+    for name in ("panel.png", "panel-progress.png", "window.png", "window-heatmap.png"):
+        assert 2_000 < (pictures / name).stat().st_size < 300_000
 
 
 def test_folder_has_what_the_screen_needs(launcher: Path) -> None:  # noqa: F811

@@ -5,7 +5,7 @@
 
 Prints lines of JSON: {"panel": [x, y, width]} (the sidebar's left and upper edge in X11 pixels) when the tab is open,
 {"running": ..., "stage": ..., "frame": ..., "message": ...} while and after converting, and, when the scene stands and
-the scene frame FRAME was shown for a while, {"vertices": ...}.
+the scene frame FRAME was shown for a while, {"vertices": ...}, then {"legend": ...}, whether it is switched on.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def step() -> float:
                 graph = bpy.context.evaluated_depsgraph_get()
                 meshes = [o for o in bpy.context.scene.objects if o.type == "MESH" and o.visible_get()]
                 say(vertices=max(len(o.evaluated_get(graph).data.vertices) for o in meshes))
+            elif shown > 6:
+                say(legend=bpy.context.scene.meshpose_looks.legend)
     if steps < 6 or shown:
         area.tag_redraw()  # else the extension itself sees to that
     return SECONDS
