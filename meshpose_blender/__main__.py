@@ -11,6 +11,7 @@ The last line needs PYTHONPATH to hold the folder of `meshpose_blender` and that
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -46,4 +47,9 @@ def _scene(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     inside = bool(bpy.app.binary_path)  # a Blender's own arguments stand before the dashes
-    sys.exit(main(sys.argv[sys.argv.index("--") + 1 :] if inside and "--" in sys.argv else sys.argv[1:]))
+    code = main(sys.argv[sys.argv.index("--") + 1 :] if inside and "--" in sys.argv else sys.argv[1:])
+    if not inside:  # bpy's wheel can hang for ever while it takes down what Rigify has made (4.5.15)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -98,6 +98,15 @@ def channels(
     """
     rig = rig or Rig.load("default")
     rest = as_built(target, rig.rest(body, shape))
+    rotations, shifts = rig_channels(rest, placed(rest, body, shape, fit, turn, lift, rig))
+    shifts[:, np.abs(shifts).max((0, 2)) < keys.STILL] = 0
+    return Channels(rest.names, continuous(rotations), shifts)
+
+
+def placed(
+    rest: Rest, body: Body, shape: Shape, fit: RigFit | Motion, turn: np.ndarray, lift: float, rig: Rig
+) -> Posed:
+    """The bones of a rig in the scene, Blender units, on every frame of the fit; rest as Blender has built it."""
     posed = rig.posed(body, shape, fit.rotations)
     scale = float(getattr(fit, "scale", 1.0))
     linear = turn @ np.asarray(posed.linear, np.float64)
@@ -105,9 +114,7 @@ def channels(
     heads = scale * np.asarray(posed.heads, np.float64) @ turn.T + place[:, None]
     if rest.root >= 0:  # it stays in one place, on the ground
         linear[:, rest.root], heads[:, rest.root] = np.eye(3), 0
-    rotations, shifts = rig_channels(rest, Posed(linear, heads))
-    shifts[:, np.abs(shifts).max((0, 2)) < keys.STILL] = 0
-    return Channels(rest.names, continuous(rotations), shifts)
+    return Posed(linear, heads)
 
 
 def as_built(target: bpy.types.Object, rest: Rest) -> Rest:

@@ -5,9 +5,22 @@ from __future__ import annotations
 
 import bpy
 
-from . import correct, export_panel, imports, look_settings, operators, overlay, panel, people, settings, view, watching
+from . import (
+    correct,
+    export_panel,
+    imports,
+    look_settings,
+    operators,
+    overlay,
+    panel,
+    people,
+    retarget,
+    settings,
+    view,
+    watching,
+)
 
-ROOMS = (settings, look_settings, operators, imports, people, overlay, export_panel, correct, panel)
+ROOMS = (settings, look_settings, operators, imports, people, overlay, export_panel, retarget, correct, panel)
 """Modules with CLASSES, those first that others refer to."""
 
 
@@ -23,6 +36,7 @@ def register() -> None:
     panel.HOOKS["correct", "draw_correct"] = correct.draw_correct
     panel.HOOKS["correct", "draw_people_edits"] = correct.draw_people_edits
     panel.HOOKS["export", "draw_export"] = export_panel.draw_export
+    panel.HOOKS["retarget", "draw_rig"] = retarget.draw_rig
     imports.register_menus()
     view.register()
 

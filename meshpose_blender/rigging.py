@@ -6,14 +6,14 @@ rigged = rig_person("dancer person 1", body, motion, clock_rows, scene_frames, c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import bpy
 import numpy as np
 
 from meshpose.body import Body
-from meshpose.rigs import Rig
+from meshpose.rigs import Posed, Rig
 
 from . import armature, keys, rigify
 
@@ -57,23 +57,42 @@ def rig_person(
     """
     rig = Rig.load(choice.rig)
     shape = body.shape(fit.phenotype)
+    turn = np.eye(3) if turn is None else turn
+    missing = rigify.missing() if rig.generator else ""
+    if rig.generator and not missing:
+        return _with_controls(name, body, fit, rows, frames, collection, choice, turn, lift)
     bones = armature.new_armature(f"{name} rig", body, shape, fit.scale, collection, rig)
-    pose = armature.channels(bones, body, shape, fit, np.eye(3) if turn is None else turn, lift, rig)
-    seen = armature.bones_seen(rig, fit)
-    notes: list[str] = []
-    if rig.generator:
-        missing = rigify.missing()
-        if not missing:
-            controls = rigify.generate(bones, rig)
-            skinned = armature.skinned_body(
-                f"{name} body", body, shape, fit.scale, controls, collection, rig, rigify.groups(rig, body)
-            )
-            rigify.animate(controls, bones, pose, rows, frames, choice.keys, seen)
-            rigify.discard(bones)
-            return Rigged(controls, skinned, notes)
-        notes.append(missing)
-    armature.animate(bones, pose, rows, frames, choice.keys, seen)
+    pose = armature.channels(bones, body, shape, fit, turn, lift, rig)
+    armature.animate(bones, pose, rows, frames, choice.keys, armature.bones_seen(rig, fit))
     if rig.t_pose:
         armature.add_t_pose(bones, body, shape, rig)
     skinned = armature.skinned_body(f"{name} body", body, shape, fit.scale, bones, collection, rig)
-    return Rigged(bones, skinned, notes)
+    return Rigged(bones, skinned, [missing] if missing else [])
+
+
+def _with_controls(
+    name: str,
+    body: Body,
+    fit: RigFit | Motion,
+    rows: np.ndarray,
+    frames: np.ndarray,
+    collection: bpy.types.Collection,
+    choice: RigChoice,
+    turn: np.ndarray,
+    lift: float,
+) -> Rigged:
+    """The same on the control rig that Rigify generates."""
+    rig = Rig.load(choice.rig)
+    shape = body.shape(fit.phenotype)
+    meta = armature.new_armature(f"{name} rig meta-rig", body, shape, fit.scale, collection, rig)
+    controls = rigify.generate(meta, rig)
+    posed = armature.placed(armature.as_built(meta, rig.rest(body, shape)), body, shape, fit, turn, lift, rig)
+    skeleton = [rigify.SKELETON + bone for bone in rig.names]
+    rest = armature.as_built(controls, replace(rig.rest(body, shape), names=skeleton))
+    wanted = Posed(posed.linear[rows], posed.heads[rows])
+    seen = armature.bones_seen(rig, fit)
+    rigify.key(controls, skeleton, rest, wanted, frames, choice.keys, controls.name, seen)
+    groups = rigify.groups(rig, body)
+    skinned = armature.skinned_body(f"{name} body", body, shape, fit.scale, controls, collection, rig, groups)
+    rigify.discard(meta)
+    return Rigged(controls, skinned)

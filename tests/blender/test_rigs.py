@@ -146,3 +146,42 @@ def test_scene_with_another_rig(tmp_path: Path) -> None:
     assert len({person.armature.animation_data.action for person in built.people}) == 2, "an action each"
     with pytest.raises(InputError, match="--rig nobody"):
         build_scene(path, rig="nobody")
+
+
+def test_rigify_controls_bring_the_deforming_bones_where_they_should() -> None:
+    """Keys on torso, FK limbs, fingers; limbs set to FK; deforming bones within 3 mm, the surface within 10 mm."""
+    collection = empty_scene()
+    body, rig, fit = Body.load(), Rig.load("rigify"), motion()
+    shape = body.shape(fit.phenotype)
+    rigged = rig_person("p", body, fit, fit.frames, FRAMES, collection, RigChoice("rigify"))
+    controls, skinned = rigged.armature, rigged.body
+    assert not rigged.notes and "rig_id" in controls.data and controls.name == "p rig"
+    assert not [o for o in collection.objects if "meta-rig" in o.name], "the meta-rig is taken away"
+    keyed = {curve.data_path.split('"')[1] for curve in compat.action_curves(controls)}
+    assert {"torso", "thigh_fk.L", "shin_fk.R", "upper_arm_fk.L", "forearm_fk.R", "hand_fk.L", "head"} <= keyed
+    assert not [name for name in keyed if name.startswith(("ORG-", "DEF-", "MCH-"))]
+    assert all(bone["IK_FK"] == 1.0 for bone in controls.pose.bones if "IK_FK" in bone)
+    own = body.pose(shape, fit.rotations, np.zeros((len(FRAMES), 3))) * SCALE + fit.translation[:, None]
+    _, joints = body.transforms(shape, fit.rotations, np.zeros((len(FRAMES), 3)))
+    joints = SCALE * joints + fit.translation[:, None]
+    rest = rig.rest(body, shape)
+    skinned.hide_set(False)
+    apart, surface = [], []
+    for i, frame in enumerate(FRAMES.tolist()):
+        found = heads(controls, frame, "DEF-")
+        apart += [
+            np.linalg.norm(found[n] - joints[i, j]) for n, j in zip(rest.names, rest.shared) if j >= 0 and n in found
+        ]
+        surface.append(np.linalg.norm(evaluated(skinned, frame)[0] - own[i], axis=1).mean())
+    print(f"rigify: deforming bones within {1e3 * max(apart):.2f} mm, surface {1e3 * np.mean(surface):.2f} mm")
+    assert len(apart) > 300 and max(apart) < 3e-3 and np.mean(surface) < 10e-3
+
+
+def test_without_rigify_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from meshpose_blender import rigify
+
+    monkeypatch.setattr(rigify, "MODULE", "no such add-on")
+    collection, body, fit = empty_scene(), Body.load(), motion()
+    rigged = rig_person("p", body, fit, fit.frames, FRAMES, collection, RigChoice("rigify"))
+    assert len(rigged.notes) == 1 and "no Rigify add-on" in rigged.notes[0] and "\n" not in rigged.notes[0]
+    assert "upper_arm.L" in rigged.armature.data.bones and compat.action_curves(rigged.armature)
