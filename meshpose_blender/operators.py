@@ -292,28 +292,6 @@ class MESHPOSE_OT_dismiss(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class MESHPOSE_OT_report(bpy.types.Operator):
-    """Say a sentence in Blender's status bar and Info editor"""
-
-    bl_idname = "meshpose.report"
-    bl_label = "Report"
-    bl_options = {"INTERNAL"}
-
-    message: bpy.props.StringProperty()  # type: ignore[valid-type]
-
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        """Wait for the next event: what is reported while a timer runs goes to the console only."""
-        self._timer = context.window_manager.event_timer_add(0.01, window=context.window)
-        context.window_manager.modal_handler_add(self)
-        return {"RUNNING_MODAL"}
-
-    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        """Report, and be gone; the event is for others."""
-        context.window_manager.event_timer_remove(self._timer)
-        self.report({"ERROR"}, self.message)
-        return {"FINISHED", "PASS_THROUGH"}
-
-
 CLASSES = (
     MESHPOSE_OT_convert,
     MESHPOSE_OT_cancel,
@@ -324,5 +302,4 @@ CLASSES = (
     MESHPOSE_OT_load_take,
     MESHPOSE_OT_copy_details,
     MESHPOSE_OT_dismiss,
-    MESHPOSE_OT_report,
 )

@@ -221,7 +221,7 @@ def _person(
     first = int(frames[0]) if len(frames) else 1
     playback.add_playback(mesh, shared.tree, image, first)
     collection[PERSON], collection[MESH] = person.id, mesh
-    confidence.keep(collection, frames, (person.score() * person.visibility().mean(1))[rows])
+    confidence.keep(collection, frames, confidence.measure(person.visibility(), person.score())[rows])
     motion = person.motion()
     fit = person.fit() if motion is None else motion
     if fit is None or not len(fit.frames):

@@ -145,7 +145,7 @@ class MeshPoseProperties(bpy.types.PropertyGroup):
         subtype="ANGLE",
     )
     preview: bpy.props.BoolProperty(  # type: ignore[valid-type]
-        name="Write a Preview Video",
+        name="Preview Video",
         description="Also write CLIP_preview.mp4, the clip with the mesh drawn on it; takes a while longer",
         default=True,
     )

@@ -8,6 +8,7 @@ outside of the .blend: saving, undoing and loading files do not touch it, and th
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from . import settings as panel_settings
 from .job import Job, State
 
 POLL_SECONDS = 0.2
+STATUS_SECONDS = 12.0
+"""How long a failure stands in the status bar."""
 RENDERS = ("RENDER", "OBJECT_BAKE", "COMPOSITE")
 """Blender's own jobs that read the scene while they run: nothing is built under their feet."""
 
@@ -222,12 +225,21 @@ def _build(task: Task, ended: Job) -> None:
 
 
 def fail(sentence: str, warnings: list[str] | None = None, detail: str = "") -> None:
-    """Say one sentence in the panel and in Blender's own report."""
+    """Say one sentence in the panel, in Blender's status bar for a while, and on the console."""
     watch.say(sentence, failed=True, warnings=warnings, detail=detail or f"error: {sentence}")
-    windows = bpy.context.window_manager.windows
-    if not bpy.app.background and len(windows):
-        with bpy.context.temp_override(window=windows[0]):
-            bpy.ops.meshpose.report("INVOKE_DEFAULT", message=sentence)
+    print(f"MeshPose: {sentence}", file=sys.stderr)
+    # An operator's report, made while no operator of the user's runs, is shown to nobody.
+    for workspace in bpy.data.workspaces:
+        workspace.status_text_set(f"MeshPose: {sentence}")
+    if bpy.app.timers.is_registered(clear_status):
+        bpy.app.timers.unregister(clear_status)
+    bpy.app.timers.register(clear_status, first_interval=STATUS_SECONDS, persistent=True)
+
+
+def clear_status() -> None:
+    """Give the status bar back to Blender."""
+    for workspace in bpy.data.workspaces:
+        workspace.status_text_set(None)
 
 
 def count_people(count: int) -> str:
@@ -281,5 +293,7 @@ def close() -> None:
     watch.queue.clear()
     watch.task = watch.stopped = None
     watch.say("")
-    if bpy.app.timers.is_registered(look):
-        bpy.app.timers.unregister(look)
+    for timer in (look, clear_status):
+        if bpy.app.timers.is_registered(timer):
+            bpy.app.timers.unregister(timer)
+            clear_status()
