@@ -313,6 +313,6 @@ def test_blenders_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MESHPOSE_BLENDER_DIR", str(tmp_path / "b"))
     assert get_blender.launcher() is None
     (tmp_path / "b").mkdir()
-    (tmp_path / "b/.done-trixie").touch()
+    (tmp_path / "b" / get_blender._marker("4.3")).touch()
     assert get_blender.launcher() == tmp_path / "b/blender"
     assert get_blender.fetch() == tmp_path / "b/blender"  # a finished folder: nothing is done again

@@ -36,6 +36,7 @@ PACKAGES = """
     xvfb xauth x11-xkb-utils xkb-data xdotool imagemagick
     base-files bash coreutils dash findutils libc-bin util-linux ca-certificates
 """.split()
+RECIPE = 2  # grows when a folder must be made anew because this script makes it otherwise
 TRIPLETS = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
 FALLBACK_KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 FALLBACK_SOURCE = f"deb [signed-by={FALLBACK_KEYS}] http://deb.debian.org/debian {{}} main\n"
@@ -84,7 +85,12 @@ def default_folder(version: str = "4.3") -> Path:
 def launcher(version: str = "4.3", folder: Path | None = None) -> Path | None:
     """The launcher of a finished folder, or None."""
     folder = folder or default_folder(version)
-    return folder / "blender" if (folder / f".done-{SUITES[version]}").is_file() else None
+    return folder / "blender" if (folder / _marker(version)).is_file() else None
+
+
+def _marker(version: str) -> str:
+    """The file that says that a folder is finished."""
+    return f".done-{SUITES[version]}-{RECIPE}"
 
 
 def fetch(version: str = "4.3", folder: Path | None = None) -> Path:
@@ -111,7 +117,7 @@ def fetch(version: str = "4.3", folder: Path | None = None) -> Path:
         _finish(folder)
         shutil.rmtree(folder / "apt")
         _say(f"{_version_line(folder)} is ready after {time.monotonic() - start:.0f} s: {folder}")
-        (folder / f".done-{SUITES[version]}").touch()
+        (folder / _marker(version)).touch()
     return folder / "blender"
 
 
@@ -200,8 +206,11 @@ def _unpack(archives: list[Path], root: Path) -> None:
     for archive in archives:
         _call("dpkg", "-x", archive, root)
         archive.unlink()
-    for name in ("doc", "man", "locale", "info", "lintian", "gtk-doc"):
+    for name in ("doc", "man", "info", "lintian", "gtk-doc"):
         shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
+    for path in (root / "usr/share/locale").glob("*/LC_MESSAGES/*"):
+        if path.name != "blender.mo":  # the interface in other languages, without those of all other programs
+            path.unlink()
 
 
 def _finish(folder: Path) -> None:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 FRAMES = 24
-LANGUAGES = {"bpy 4.5.15": "de_DE", "Debian 4.3": "ja_JP"}
+LANGUAGES = {"Debian 4.3": "de_DE"}  # the wheels come in English only
 BLENDERS = [*(f"bpy {version}" for version in get_bpy.VERSIONS), "Debian 4.3", "Debian 5"]
 
 
