@@ -53,9 +53,9 @@ SETTINGS_MARK, FRAME_MARK = "meshpose_looks", "meshpose_frame"
 SAMPLES = 9
 """Frames that stand for a window of time."""
 
-GRID = 1 / 8192
+GRID = 1 / 16384
 """Metres between the places that a position can have in the image: with the lowest bits gone a saved .blend is a third
-smaller.  A low-poly vertex moves by at most 0.11 mm, the mesh by less than 0.5 (tests/blender/test_long.py)."""
+smaller.  A low-poly vertex moves by at most 0.06 mm, the mesh by less than 0.1 (tests/blender/test_scene.py)."""
 
 WINDOW = 512
 """Rows that are worked on at once."""

@@ -23,6 +23,7 @@ def made_up() -> tuple[playback.Rows, np.ndarray, np.ndarray]:
     """Random motion and a random upsampler with negative weights; the same in every process."""
     rng = np.random.default_rng(7)
     positions = rng.normal(0, 1, (FRAMES, LOW, 3)).astype(np.float32)
+    positions = np.rint(positions / np.float32(playback.GRID)) * np.float32(playback.GRID)
     visibility = rng.uniform(0, 1, (FRAMES, LOW)).astype(np.float32)
     present = ~np.isin(np.arange(FRAMES), ABSENT)
     positions[~present] = np.nan
@@ -92,6 +93,16 @@ def test_the_result_carries_no_weights(target: bpy.types.Object) -> None:
     mesh = target.evaluated_get(bpy.context.evaluated_depsgraph_get()).to_mesh()
     names = {attribute.name for attribute in mesh.attributes}
     assert "visibility" in names and not [name for name in names if name.startswith("meshpose")]
+
+
+def test_places_are_rounded_to_a_sixteenth_of_a_millimetre() -> None:
+    positions = np.random.default_rng(3).uniform(-9, 9, (4, LOW, 3)).astype(np.float32)
+    image = playback.pack_rows("rounded", playback.Rows(1, positions, positions[..., 0] * 0, np.ones(4, bool)))
+    pixels = np.empty((4, LOW + 1, 4), np.float32)
+    image.pixels.foreach_get(pixels.ravel())
+    off = np.linalg.norm(pixels[:, :LOW, :3] - positions, axis=-1)
+    assert 2e-5 < off.max() < 5.3e-5
+    assert not (np.ascontiguousarray(pixels[:, :LOW, :3]).view(np.uint32) & 0x1F).any(), "what is packed has low bits"
 
 
 def test_no_nan_is_stored(target: bpy.types.Object) -> None:
