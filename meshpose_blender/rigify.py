@@ -31,6 +31,7 @@ from meshpose.rigs import Posed, Rest, Rig, nearest_rotation
 
 from . import keys
 from .armature import RIG, continuous
+from .bake import studio
 
 MODULE = "rigify"
 SKELETON, DEFORMING = "ORG-", "DEF-"
@@ -306,16 +307,21 @@ def _evaluating(target: bpy.types.Object, watched: list[str], moved: list[str]) 
     for name in moved:
         bones[name].rotation_mode = "QUATERNION"
 
-    def evaluate(basis: np.ndarray) -> np.ndarray:
-        for name, matrix in zip(moved, basis.tolist()):
-            bones[name].matrix_basis = Matrix(matrix)
-        bpy.context.view_layer.update()
-        target.evaluated_get(bpy.context.evaluated_depsgraph_get()).pose.bones.foreach_get("matrix", flat)
-        result: np.ndarray = flat.reshape(-1, 4, 4)[at].swapaxes(-1, -2).astype(np.float64)
-        return result
-
     try:
-        yield evaluate
+        with studio(bpy.context.scene, "MeshPose controls", (1, 1)) as room:  # nothing but the rig is evaluated there
+            room.scene.collection.objects.link(target)
+            layer = room.scene.view_layers[0]
+
+            def evaluate(basis: np.ndarray) -> np.ndarray:
+                for name, matrix in zip(moved, basis.tolist()):
+                    bones[name].matrix_basis = Matrix(matrix)
+                layer.update()
+                target.evaluated_get(layer.depsgraph).pose.bones.foreach_get("matrix", flat)
+                result: np.ndarray = flat.reshape(-1, 4, 4)[at].swapaxes(-1, -2).astype(np.float64)
+                return result
+
+            yield evaluate
+            room.scene.collection.objects.unlink(target)
     finally:
         if animation is not None and action is not None:
             animation.action = action
