@@ -2,7 +2,7 @@
 """The plots and pictures of docs/motion.md, from the sample clip and its truth.
 
     .venv/bin/python -m meshpose run samples/turn.mp4 --out out --fov 41.112 --no-preview
-    .venv/bin/python -m pip install matplotlib
+    .venv/bin/python -m pip install -r requirements/figures.txt
     .venv/bin/python -m tools.motion_figures out/turn.take docs/images
 
 Before is the rig fit, after the finished motion, both of the network's own output.
@@ -126,7 +126,7 @@ def plots(scene: Scene, out: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise InputError("plots need matplotlib: pip install matplotlib") from error
+        raise InputError("plots need matplotlib: pip install -r requirements/figures.txt") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
