@@ -237,3 +237,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in target and not target.startswith("#"):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_versions_of_blender_are_asked_in_one_place() -> None:
+    """`compat.py` alone decides by the version; texts may say it (`version_string`)."""
+    asked = {file.name for file in BLENDER.glob("*.py") if re.search(r"app\.version\b", file.read_text("utf-8"))}
+    assert asked == {"compat.py"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages: their examples run word for word, their links lead somewhere, their pictures are there and small."""
+"""The pages: their examples run word for word, their tables name what is there, their pictures are small."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("weights/*.md")])
 FRAMES = 6
 
 
@@ -70,14 +69,10 @@ def test_a_batch(folder: Path) -> None:
     assert {Path(json.loads(line)["clip"]).name for line in lines} == {"a.mp4", "b.mp4"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page: Path) -> None:
-    """Files that a page points to are there; pictures are small enough to be looked at."""
-    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
-    for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
-        file = page.parent / target
-        assert file.exists(), f"{page.name} points to {target}"
-        assert file.suffix not in (".png", ".jpg") or file.stat().st_size < 400_000, f"{target} is too large"
+def test_pictures_are_small() -> None:
+    """The pages load quickly, and the repository stays small."""
+    for picture in (ROOT / "docs/images").iterdir():
+        assert picture.suffix in (".png", ".jpg") and picture.stat().st_size < 400_000, picture.name
 
 
 def test_architecture_names_files_that_are_there() -> None:
