@@ -241,7 +241,7 @@ class MESHPOSE_OT_retarget(_Keys, bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """A character as the active object, and somebody whose motion it gets."""
-        target = context.active_object
+        target = context.view_layer.objects.active
         if target is None or target.type != "ARMATURE" or RIG in target:
             cls.poll_message_set("Make your character's armature the active object")
             return False
@@ -262,7 +262,7 @@ class MESHPOSE_OT_retarget(_Keys, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Bake, and say which bones got nothing."""
-        source, target = source_for(context), context.active_object
+        source, target = source_for(context), context.view_layer.objects.active
         if source is None:
             self.report({"ERROR"}, "Select the rig of a person too")
             return {"CANCELLED"}
@@ -291,7 +291,8 @@ def summary(outcome: Outcome) -> str:
 
 def source_for(context: bpy.types.Context) -> bpy.types.Object | None:
     """Whose motion the active armature gets: another selected armature, ours first, else a person of the take."""
-    others = [o for o in context.selected_objects if o.type == "ARMATURE" and o != context.active_object]
+    objects = context.view_layer.objects
+    others = [o for o in objects.selected if o.type == "ARMATURE" and o != objects.active]
     others.sort(key=lambda o: RIG not in o)
     if others:
         return others[0]
@@ -362,7 +363,7 @@ def draw_rig(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     if rigs:
         column.operator("meshpose.change_rig", text=f"Rig: {rigs[0].get(RIG, 'default')}", icon="ARMATURE_DATA")
     column.operator("meshpose.retarget", icon="OUTLINER_OB_ARMATURE")
-    target = context.active_object
+    target = context.view_layer.objects.active
     if target is None or target.type != "ARMATURE" or RIG in target:
         column.label(text="Select your character's armature", icon="INFO")
     elif REPORT in target:
