@@ -24,6 +24,8 @@ from . import compat
 
 STILL = 1e-5
 """Quaternion components, or metres, that change less over the whole clip are not a movement; they get no keys."""
+TURN_GRID = 1 / 32768
+"""Steps of a keyed quaternion's components: no turn changes by more than 0.004 degrees, and what is saved compresses."""
 SWEEPS = 40
 """Of Jacobi's method for the slopes; each sweep leaves three quarters of the error, at worst."""
 GAP = 3.0
@@ -34,13 +36,15 @@ DEGREES, MILLIMETRES = 1.0, 3.0
 @dataclass(frozen=True)
 class KeySettings:
     """reduce: as few keys as stay within `degrees` of each bone's turn and `millimetres` of its place on every frame,
-    instead of one key a frame; unseen: also bones that were never seen in the clip.
+    instead of one key a frame; unseen: also bones that were never seen in the clip; only_turns: nothing but the hips
+    moves, which rigs of other programs buy with joints that stray by millimetres to centimetres.
     """
 
     reduce: bool = False
     degrees: float = DEGREES
     millimetres: float = MILLIMETRES
     unseen: bool = False
+    only_turns: bool = False
 
     def __post_init__(self) -> None:
         for value, unit in ((self.degrees, "degrees"), (self.millimetres, "mm")):
@@ -69,6 +73,7 @@ def write(
     """
     action = compat.Action(target, name or target.name)
     frames = np.asarray(frames, np.float64)
+    rotations = np.rint(np.asarray(rotations) / TURN_GRID) * TURN_GRID
     wanted = np.ones(len(names), bool) if seen is None or settings.unseen else np.asarray(seen, bool)
     turning = wanted & (np.ptp(rotations, 0).max(-1) > STILL)
     moving = wanted & (np.ptp(shifts, 0).max(-1) > STILL)
