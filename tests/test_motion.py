@@ -148,6 +148,18 @@ def test_several_people_share_a_floor(walk: Truth, track: Track) -> None:
         assert np.abs(lowest).max() < 0.08
 
 
+def test_somebody_on_a_stage_stands_there(walk: Truth, track: Track) -> None:
+    above = perfect(walk, slice(20, 120))
+    up = walk.to_world[2] * 1.2  # metres, camera frame
+    fit = above.fit
+    lifted = RigFit(fit.phenotype, fit.scale, fit.rotations, fit.translation + up, fit.frames)
+    motions, _ = solve({1: track, 2: dataclasses.replace(above, fit=lifted)}, walk.camera)
+    contact, lowest = motions[2].contact, motions[2].vertices(Body.load(), slice(0, None, 10))[..., 2].min(1)
+    assert contact.any(1).mean() > 0.9
+    assert np.abs(lowest - 1.2).max() < 0.15 and np.ptp(lowest) < 0.03
+    assert motions[1].contact.any(1).mean() > 0.9, "the floor is that of the other"
+
+
 def test_nobody_there() -> None:
     motions, world = solve({}, Camera.guess(640, 480))
     assert motions == {} and not world.floor and world.translation[0, 2] == 1.5

@@ -50,6 +50,8 @@ RAY_CUTOFF = 5.0
 """Hz that pass half of the direction to a person at strength 0.5: the picture shows it well."""
 RATIO_CUTOFF = 0.4
 """The same of what the aligned mesh's depth is to the root's distance: a body's measure, which hardly changes."""
+SELDOM = 0.05
+"""Share of the frames; who bears on the floor in fewer does not stand on it."""
 FLIPPED, FILLED = 0.3, 0.05
 """What is left of the confidence where sides were put right, and where a gap was filled."""
 
@@ -227,6 +229,7 @@ class _Walker:
             self.ratio = smooth_positions(self.ratio[:, None], self.times, cutoff=RATIO_CUTOFF)[:, 0]
         self.distance = self.observed
         self.contact = np.zeros((len(self.frames), 4), bool)
+        self.base = 0.0  # metres of what the person stands on, over the floor
 
     def _steady(self, body: Body, root: Array) -> None:
         strength = self.strength
@@ -264,8 +267,10 @@ class _Walker:
         pose, q = self.pose(floor.rotation, floor.height)
         root = self.root(floor.rotation, floor.height)
         if settings.lock_feet and floor.found:
-            locked = feet.lock(self.legs, q, root, self.contact, self.times, np.array([0.0, 0.0, floor.height]))
-            q, root = locked.rotations, locked.translation
+            base = np.array([0.0, 0.0, self.base])
+            eye = np.array([0.0, 0.0, floor.height]) - base
+            locked = feet.lock(self.legs, q, root - base, self.contact, self.times, eye)
+            q, root = locked.rotations, locked.translation + base
         size = np.exp(self.ratio) * self.distance
         return Motion(
             phenotype=fit.phenotype,
@@ -324,7 +329,21 @@ def _stand(people: list[_Walker], settings: MotionSettings) -> ground.Floor:
         floor = _under_lowest(people, floor)
         for walker in people:
             walker.contact[:] = False
+        return floor
+    for walker in people:
+        _stage(walker, floor)
     return floor
+
+
+def _stage(walker: _Walker, floor: ground.Floor) -> None:
+    """Somebody who never stands on the floor that the others show stands on something: at a height of its own."""
+    if walker.contact.any(1).mean() > SELDOM:
+        return
+    soles, eye = walker.pose(floor.rotation, floor.height)[0].soles, np.array([0.0, 0.0, floor.height])
+    contact = feet.find_contact(soles, eye, walker.times, walker.feet_seen, grounded=False)
+    base = float(np.median(soles[..., 2][contact])) if contact.any(1).mean() > SELDOM else 0.0
+    if abs(base) > feet.LONGEST_FLOAT:
+        walker.base, walker.contact = base, contact
 
 
 def _keep_distance(walker: _Walker, pose: feet.Pose, floor: ground.Floor) -> None:
