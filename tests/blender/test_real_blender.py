@@ -131,6 +131,25 @@ def test_disabling_and_enabling_leaves_no_trace(blender: Blender, tmp_path: Path
     blender("-b", "--python-exit-code", "1", "-P", script)
 
 
+def test_reloading_all_scripts_changes_nothing(blender: Blender, tmp_path: Path) -> None:
+    """Blender's menu: Blender > System > Reload Scripts, twice."""
+    script = tmp_path / "reload.py"
+    script.write_text(
+        "import bpy\n"
+        "def ours():\n"
+        "    lists = [getattr(bpy.app.handlers, name) for name in dir(bpy.app.handlers)]\n"
+        "    called = [f for each in lists if isinstance(each, list) for f in each if 'meshpose' in str(f.__module__)]\n"
+        "    return sorted(n for n in dir(bpy.types) if n.upper().startswith('MESHPOSE_')), len(called)\n"
+        "before = ours()\n"
+        "assert len(before[0]) > 3\n"
+        "for _ in range(2):\n"
+        "    bpy.ops.script.reload()\n"
+        "    assert ours() == before, ours()\n"
+        "    assert bpy.context.scene.meshpose.clip == '' and bpy.ops.meshpose.convert.poll()\n"
+    )
+    blender("-b", "--python-exit-code", "1", "-P", script)
+
+
 def test_bad_clip_is_one_line(blender: Blender, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("no video")
     result = blender("-c", "meshpose", "run", tmp_path / "notes.mp4", "--out", tmp_path, code=2)
