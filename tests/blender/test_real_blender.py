@@ -138,7 +138,7 @@ def test_reloading_all_scripts_changes_nothing(blender: Blender, tmp_path: Path)
         "import bpy\n"
         "def ours():\n"
         "    lists = [getattr(bpy.app.handlers, name) for name in dir(bpy.app.handlers)]\n"
-        "    called = [f for each in lists if isinstance(each, list) for f in each if 'meshpose' in str(f.__module__)]\n"
+        "    called = [f for each in lists if isinstance(each, list) for f in each if 'meshpose' in f.__module__]\n"
         "    return sorted(n for n in dir(bpy.types) if n.upper().startswith('MESHPOSE_')), len(called)\n"
         "before = ours()\n"
         "assert len(before[0]) > 3\n"
