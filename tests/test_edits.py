@@ -169,7 +169,7 @@ def test_a_body_that_was_taken_for_turned_round() -> None:
     body = Body.load()
     true = body.template[body.lowpoly].astype(np.float32) * [200, 200, -200]
     pixels = (true[:, [0, 2, 1]] * [1, 1, 1]).astype(np.float32)[None]  # x right, y down, z away
-    wrong = pixels[:, body.lowpoly_mirror] * np.float32([1, 1, -1])
+    wrong = pixels[:, body.lowpoly_mirror] * np.array([1, 1, -1], np.float32)
     np.testing.assert_allclose(exchange_sides(wrong, np.array([4]), body), pixels, atol=1e-5)
     # Sides exchanged in the picture alone: depth is right and stays.
     flat = pixels[:, body.lowpoly_mirror]

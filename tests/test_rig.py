@@ -12,6 +12,7 @@ from meshpose import rig
 from meshpose.body import Body, rotation_matrix
 from meshpose.errors import InputError
 from meshpose.rig import fit_rig
+from meshpose.rig_prior import prior_of
 from meshpose.rig_solve import rotation_vector
 from meshpose.upsample import Upsampler
 from training.random_bodies import random_bodies
@@ -151,3 +152,38 @@ def test_bones_that_were_seen(body: Body) -> None:
     assert seen[2, 0] > 0.9, "the root has no skin: what hangs from it says how it was seen"
     with pytest.raises(InputError, match="visibility"):
         rig.bone_visibility(body, np.ones((2, 499)))
+
+
+def test_joints_stay_within_their_limits(body: Body) -> None:
+    """A mesh whose knee bends forward by 50 degrees and whose elbow bends back: no body's."""
+    rotations = np.zeros((2, len(body.bone_names), 4))
+    rotations[..., 0] = 1
+    for name, axis, degrees in (("lowerleg01.L", (1, 0, 0), -50), ("lowerarm01.R", (-0.74, 0.22, 0.635), -90)):
+        half = np.radians(degrees) / 2
+        rotations[:, body.bone_names.index(name)] = np.append(np.cos(half), np.sin(half) * np.array(axis))
+    mesh = body.pose(body.shape(), rotations, np.zeros((2, 3)))
+    fit = fit_rig(mesh, np.ones((2, 500)), np.arange(2), body)
+    prior = prior_of(body)
+    for name in ("lowerleg01.L", "lowerarm01.R"):
+        bone = body.bone_names.index(name)
+        turn = rotation_vector(rotation_matrix(fit.rotations[0, bone].astype(float))) @ prior.axes[bone]
+        beyond = np.degrees(np.maximum(turn - prior.high[bone], prior.low[bone] - turn))
+        assert -15 < beyond[0] < 3, f"{name} goes to its limit, not beyond: {beyond}"
+
+
+def test_what_is_out_of_the_picture_stays_calm(body: Body) -> None:
+    """A close-up: the legs are made up anew on every frame. They do not follow, and the rest does not suffer."""
+    clip = make_clip(body, 9, frames=1)
+    bones = np.take_along_axis(body.skin_bones, body.skin_weights.argmax(1)[:, None], 1)[body.lowpoly, 0]
+    legs = np.array([body.bone_names[c].startswith(("upperleg", "lowerleg", "foot", "toe")) for c in bones])
+    low = np.repeat(clip.truth[:, body.lowpoly], 6, 0).astype(np.float64)
+    low[:, legs] += np.random.default_rng(1).normal(0, 0.2, (6, 1, 3))
+    fit = fit_rig(low, np.where(legs, 0.1, 1.0) * np.ones((6, 1)), np.arange(6), body, inside=np.ones((6, 1)) * ~legs)
+    below = [i for i, n in enumerate(body.bone_names) if n.startswith(("lowerleg", "foot"))]
+    turned = rotation_matrix(fit.rotations[:, below].astype(float))
+    assert np.degrees(np.linalg.norm(rotation_vector(turned[:-1].swapaxes(-1, -2) @ turned[1:]), axis=-1)).max() < 1
+    upper = ~legs[None] & (body.template[body.lowpoly][:, 2] > body.template[body.lowpoly][:, 2].mean())[None]
+    error = np.linalg.norm(fit.vertices(body)[:, body.lowpoly] - low, axis=-1)[upper.repeat(6, 0)]
+    assert error.mean() < 0.02
+    with pytest.raises(InputError, match="inside"):
+        fit_rig(low, np.ones((6, 500)), np.arange(6), body, inside=np.ones((5, 500)))

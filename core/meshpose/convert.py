@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 2, 2, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 3, 2, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 CORRECT_VERSION = 1
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
@@ -300,6 +300,7 @@ class _Job:
         from .video import probe
 
         self.settings, self.restart = settings, restart
+        self.lost = False  # the clip went away while it was read
         self.info = probe(Path(clip))
         self.camera = _camera(self.info, settings)
         for name in (f"{settings.model}.onnx", *WEIGHTS):  # a damaged one ends the job before it replaces a Take
@@ -318,7 +319,8 @@ class _Job:
         if self.take is None or not self.take.finished:
             yield from self._track()
         if self.take is not None:
-            yield from _derive(self.take, self.info, self.settings, self.camera)
+            settings = dataclasses.replace(self.settings, preview=False) if self.lost else self.settings
+            yield from _derive(self.take, self.info, settings, self.camera)
 
     def keep_work(self) -> None:
         """Commit what is done, to the frame."""
@@ -364,8 +366,16 @@ class _Job:
             self.take.add_warning(warning)
             yield dataclasses.replace(pace.step(0), warning=warning)
         if self.settings.start == 0 and self.settings.end is None:
-            # The decoded frames are the truth about number and times.
-            self.take.set_clip(dataclasses.replace(self.info, times=self.take.times()))
+            try:  # the decoded frames are the truth about number and times
+                if clip_identity(self.info.path) != self.take.clip_identity:
+                    raise InputError(f"{self.info.path}: another clip lies there now")
+                self.take.set_clip(dataclasses.replace(self.info, times=self.take.times()))
+            except (InputError, OSError):
+                # What was read of it is worth no less.
+                self.lost = True
+                gone = f"{self.info.path}: the clip was moved or deleted while it was converted; no preview was written"
+                self.take.add_warning(gone)
+                yield dataclasses.replace(pace.step(0), warning=gone)
         self.take.set_job_value("found", json.dumps(found))
         self.take.finish(found)
 

@@ -54,6 +54,8 @@ NEXT = {
 VERTEX_SIGMA = 0.015  # metres: how far the mesh may lie from the best posed body; more if it turns out to lie farther
 GUESSED_WEIGHT = 0.15  # of an invisible vertex, against 1 of a visible one
 OUTSIDE_WEIGHT = 1e-6  # of one outside of the picture
+INSIDE = 0.5  # share of a bone's skin in the picture from which on it is no more held than others
+FIRM = 100.0  # how many times stronger the prior holds a bone that is outside of the picture
 # One sigma of the phenotypes around the average adult, and of the logarithm of the scale: size goes into the scale.
 PHENOTYPE_WIDTHS = np.array([0.35, 0.02, 0.25, 0.25, 0.08, 0.25])
 SCALE_WIDTH = 0.3
@@ -135,11 +137,13 @@ def fit_rig(
     if within.shape != seen.shape:
         raise InputError(f"the rig fit needs `inside` {seen.shape}, not {within.shape}")
     weights, seen = mesh_weights(body, seen, within), seen * within
+    share = bone_visibility(body, within / 2)  # of a bone's skin, in the picture
+    firm = 1 + FIRM * np.clip(1 - share / INSIDE, 0, 1) ** 2
     model.scale_to(low)
     best = _well_seen(seen)
-    weights /= model.fit_shape(low[best], weights[best])
+    weights /= model.fit_shape(low[best], weights[best], firm[best])
     with ThreadPoolExecutor(THREADS) as threads:  # numpy lets go of Python's lock while it computes
-        parts = list(threads.map(lambda rows: model.fit_poses(low[rows], weights[rows]), _chunks(len(low))))
+        parts = list(threads.map(lambda rows: model.fit_poses(low[rows], weights[rows], firm[rows]), _chunks(len(low))))
     rotations, translation = (np.concatenate(p) for p in zip(*parts, strict=True))
     return RigFit(model.phenotype, model.scale, _continuous(quaternion(rotations)), translation, numbers)
 
@@ -231,19 +235,16 @@ class _Model:
 
     # -- Gauss-Newton -------------------------------------------------------------------------------------------------
 
-    def linearise(self, group: Group, deltas: Array, root: Array, low: Array, weights: Array) -> Linear:
-        """The problem around a pose."""
-        return self.posed.linearise(group, deltas, root, low, weights, self.prior)
-
-    def fit_poses(self, low: Array, weights: Array) -> tuple[Array, Array]:
+    def fit_poses(self, low: Array, weights: Array, firm: Array) -> tuple[Array, Array]:
         """Deltas (F, J, 3, 3) and root (F, 3) of all frames with the present shape."""
         deltas, root = self.start(low, weights)
+        deltas[firm > 0.5 * FIRM] = np.eye(3)  # nothing says how these turn, and a wild start may not find home
         for group in [self.whole] * POSE_STEPS + [hand for hand in self.hands for _ in range(HAND_STEPS)]:
-            problem = self.linearise(group, deltas, root, low, weights)
+            problem = self.posed.linearise(group, deltas, root, low, weights, self.prior, firm)
             deltas, root = self.posed.move(problem, deltas, root, problem.solve())
         return deltas, root
 
-    def fit_shape(self, low: Array, weights: Array) -> float:
+    def fit_shape(self, low: Array, weights: Array, firm: Array) -> float:
         """Phenotype and scale of the person from some frames, poses solved along and thrown away.
 
         Returns how many times farther than VERTEX_SIGMA the mesh lies from the posed body, at least 1: a mesh that is
@@ -252,7 +253,7 @@ class _Model:
         deltas, root = self.start(low, weights)
         excess = 1.0
         for step in range(SHAPE_STEPS):
-            problem = self.linearise(self.whole, deltas, root, low, weights / excess)
+            problem = self.posed.linearise(self.whole, deltas, root, low, weights / excess, self.prior, firm)
             shape_step = np.zeros(len(PHENOTYPES) + 1)
             right = problem.right
             if step >= 2:  # first the poses, or a wrong turn is taken for a wrong shape

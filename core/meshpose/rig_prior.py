@@ -20,7 +20,7 @@ from .body import Body
 
 Array = npt.NDArray[Any]
 
-LIMIT_WIDTH = np.radians(2.0)
+LIMIT_WIDTH = np.radians(0.5)
 """One sigma beyond a limit."""
 
 WIDTHS = {

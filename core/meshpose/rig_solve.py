@@ -167,8 +167,18 @@ class Posed:
         vertices += root[:, :, None].astype(np.float32)
         return vertices
 
-    def linearise(self, group: Group, deltas: Array, root: Array, low: Array, weights: Array, prior: Prior) -> Linear:
-        """The problem around a pose.  low (F, V, 3) metres, weights (F, V): 1 / sigma.
+    def linearise(
+        self,
+        group: Group,
+        deltas: Array,
+        root: Array,
+        low: Array,
+        weights: Array,
+        prior: Prior,
+        firm: Array | None = None,
+    ) -> Linear:
+        """The problem around a pose.  low (F, V, 3) metres, weights (F, V): 1 / sigma; firm (F, J): how many times
+        stronger the prior holds a bone.
 
         Unknowns: a turn about the world's axes for each free bone, and the root's shift.
         """
@@ -187,7 +197,7 @@ class Posed:
         arms = arms.reshape(len(low), -1, len(rows))
         hessian = _hessian(arms, w, group.shift)
         right = _onto(arms, w, residual[..., None], group.shift)[..., 0]
-        _add_prior(hessian, right, group, deltas, turned, prior)
+        _add_prior(hessian, right, group, deltas, turned, prior, firm)
         index = np.arange(hessian.shape[1])
         hessian[:, index, index] *= 1 + DAMPING
         hessian[:, index, index] += 1e-3
@@ -254,7 +264,9 @@ def _onto(arms: Array, weights: Array, change: Array, shift: bool) -> Array:
     return out
 
 
-def _add_prior(hessian: Array, right: Array, group: Group, deltas: Array, turned: Array, prior: Prior) -> None:
+def _add_prior(
+    hessian: Array, right: Array, group: Group, deltas: Array, turned: Array, prior: Prior, firm: Array | None
+) -> None:
     """Adds, in place, what pulls the free bones to where they likely are, and keeps them inside their limits."""
     limbs = np.flatnonzero(group.at > 0)
     bones = group.free[limbs]
@@ -262,7 +274,7 @@ def _add_prior(hessian: Array, right: Array, group: Group, deltas: Array, turned
     axes = prior.axes[bones]
     along = (vector[:, :, None] @ axes)[:, :, 0]
     beyond = np.maximum(along - prior.high[bones], 0) + np.minimum(along - prior.low[bones], 0)
-    strength = prior.width[bones] ** -2.0
+    strength = prior.width[bones] ** -2.0 * (1.0 if firm is None else firm[:, bones, None])
     pull = strength * (along - prior.mean[bones]) + beyond / LIMIT_WIDTH**2
     stiffness = strength + (beyond != 0) / LIMIT_WIDTH**2
     to_world = turned[:, group.above[group.at[limbs]]]
