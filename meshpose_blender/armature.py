@@ -91,23 +91,32 @@ def channels(
     turn: np.ndarray,
     lift: float,
     rig: Rig | None = None,
+    only_turns: bool = False,
 ) -> Channels:
     """Blender's pose channels of `fit` on the bones of `target`, an armature of `rig` (default: the body's own).
 
-    turn (3, 3): camera frame to Blender's axes; lift: metres that the camera stands above the ground.
+    turn (3, 3): camera frame to Blender's axes; lift: metres that the camera stands above the ground; only_turns: see
+    `keys.KeySettings`.
     """
     rig = rig or Rig.load("default")
     rest = as_built(target, rig.rest(body, shape))
-    rotations, shifts = rig_channels(rest, placed(rest, body, shape, fit, turn, lift, rig))
+    rotations, shifts = rig_channels(rest, placed(rest, body, shape, fit, turn, lift, rig, only_turns))
     shifts[:, np.abs(shifts).max((0, 2)) < keys.STILL] = 0
     return Channels(rest.names, continuous(rotations), shifts)
 
 
 def placed(
-    rest: Rest, body: Body, shape: Shape, fit: RigFit | Motion, turn: np.ndarray, lift: float, rig: Rig
+    rest: Rest,
+    body: Body,
+    shape: Shape,
+    fit: RigFit | Motion,
+    turn: np.ndarray,
+    lift: float,
+    rig: Rig,
+    only_turns: bool = False,
 ) -> Posed:
     """The bones of a rig in the scene, Blender units, on every frame of the fit; rest as Blender has built it."""
-    posed = rig.posed(body, shape, fit.rotations)
+    posed = rig.posed(body, shape, fit.rotations, rigid=only_turns)
     scale = float(getattr(fit, "scale", 1.0))
     linear = turn @ np.asarray(posed.linear, np.float64)
     place = np.asarray(fit.translation, np.float64) @ turn.T + (0.0, 0.0, lift)

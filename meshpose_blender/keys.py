@@ -25,7 +25,7 @@ from . import compat
 STILL = 1e-5
 """Quaternion components, or metres, that change less over the whole clip are not a movement; they get no keys."""
 TURN_GRID = 1 / 32768
-"""Steps of a keyed quaternion's components: no turn changes by more than 0.004 degrees, and what is saved compresses."""
+"""Steps of a keyed quaternion's components: no turn changes by over 0.004 degrees, and what is saved compresses."""
 SWEEPS = 40
 """Of Jacobi's method for the slopes; each sweep leaves three quarters of the error, at worst."""
 GAP = 3.0

@@ -199,9 +199,9 @@ class _Keys:
         max=200.0,
     )
 
-    def key_settings(self, unseen: bool = False) -> keys.KeySettings:
+    def key_settings(self, unseen: bool = False, only_turns: bool = False) -> keys.KeySettings:
         """As `keys.write` takes them."""
-        return keys.KeySettings(self.reduce, self.degrees, self.millimetres, unseen)
+        return keys.KeySettings(self.reduce, self.degrees, self.millimetres, unseen, only_turns)
 
     def draw_keys(self, layout: bpy.types.UILayout) -> None:
         """The bounds show when they count."""
@@ -314,6 +314,12 @@ class MESHPOSE_OT_change_rig(_Keys, bpy.types.Operator):
         name="Key Unseen Bones", description="Also key bones that were never seen in the clip; their pose is a guess"
     )
 
+    only_turns: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Bones Only Turn",
+        description="Nothing but the hips moves, as some engines want it. Off: bones of other programs' rigs also "
+        "shift a little, so that all joints stay where the body has them",
+    )
+
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """With a take whose file is there."""
@@ -331,6 +337,7 @@ class MESHPOSE_OT_change_rig(_Keys, bpy.types.Operator):
         layout.use_property_split, layout.use_property_decorate = True, False
         layout.prop(self, "rig")
         layout.prop(self, "unseen")
+        layout.prop(self, "only_turns")
         self.draw_keys(layout)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -342,8 +349,8 @@ class MESHPOSE_OT_change_rig(_Keys, bpy.types.Operator):
             return {"CANCELLED"}
         path, start = people.take_path(built), people.first_frame(built)
         try:
-            choice = {"rig": self.rig, "keys": self.key_settings(self.unseen), "frame_start": start}
-            new = build_or_replace(context.scene, path, replace=True, **choice)
+            chosen = self.key_settings(self.unseen, self.only_turns)
+            new = build_or_replace(context.scene, path, True, rig=self.rig, keys=chosen, frame_start=start)
         except MeshPoseError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

@@ -62,7 +62,7 @@ def rig_person(
     if rig.generator and not missing:
         return _with_controls(name, body, fit, rows, frames, collection, choice, turn, lift)
     bones = armature.new_armature(f"{name} rig", body, shape, fit.scale, collection, rig)
-    pose = armature.channels(bones, body, shape, fit, turn, lift, rig)
+    pose = armature.channels(bones, body, shape, fit, turn, lift, rig, choice.keys.only_turns)
     armature.animate(bones, pose, rows, frames, choice.keys, armature.bones_seen(rig, fit))
     if rig.t_pose:
         armature.add_t_pose(bones, body, shape, rig)
@@ -86,7 +86,8 @@ def _with_controls(
     shape = body.shape(fit.phenotype)
     meta = armature.new_armature(f"{name} rig meta-rig", body, shape, fit.scale, collection, rig)
     controls = rigify.generate(meta, rig)
-    posed = armature.placed(armature.as_built(meta, rig.rest(body, shape)), body, shape, fit, turn, lift, rig)
+    built = armature.as_built(meta, rig.rest(body, shape))
+    posed = armature.placed(built, body, shape, fit, turn, lift, rig, choice.keys.only_turns)
     skeleton = [rigify.SKELETON + bone for bone in rig.names]
     rest = armature.as_built(controls, replace(rig.rest(body, shape), names=skeleton))
     wanted = Posed(posed.linear[rows], posed.heads[rows])

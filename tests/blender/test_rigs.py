@@ -133,6 +133,45 @@ def test_bones_that_were_never_seen_get_no_keys() -> None:
             assert (leg in keyed) == wanted and len(keyed) > 10
 
 
+def test_bones_that_only_turn() -> None:
+    """Asked for: no bone but the hips has a place of its own, and the surface is still near."""
+    body, fit, collection = Body.load(), motion(), empty_scene()
+    choice = RigChoice("mixamo", KeySettings(only_turns=True))
+    rigged = rig_person("p", body, fit, fit.frames, FRAMES, collection, choice)
+    moved = {c.data_path.split('"')[1] for c in compat.action_curves(rigged.armature) if "location" in c.data_path}
+    assert moved == {"mixamorig:Hips"}
+    assert all(bone.location.length < 1e-5 for bone in rigged.armature.pose.bones if bone.name not in moved)
+    rigged.body.hide_set(False)
+    shape = body.shape(fit.phenotype)
+    own = body.pose(shape, fit.rotations, np.zeros((len(FRAMES), 3))) * SCALE + fit.translation[:, None]
+    away = [np.linalg.norm(evaluated(rigged.body, f)[0] - own[i], axis=1).mean() for i, f in enumerate(FRAMES.tolist())]
+    print(f"only turns: surface {1e3 * np.mean(away):.2f} mm")
+    assert np.mean(away) < 10e-3
+
+
+def test_change_of_rig(tmp_path: Path) -> None:
+    """The button: the people of the take on another rig, and a re-fit keeps it."""
+    from takes import make_take
+
+    from meshpose_blender import registration
+    from meshpose_blender.rebuild import build_or_replace
+    from meshpose_blender.scene import takes
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    path = tmp_path / "walk.take"
+    make_take(path, frames=4, people=1, fit=True).close()
+    registration.register()
+    try:
+        build_scene(path)
+        assert bpy.ops.meshpose.change_rig(rig="game_engine", reduce=True) == {"FINISHED"}
+        (built,) = takes(bpy.context.scene)
+        assert "pelvis" in built.people[0].armature.data.bones
+        again = build_or_replace(bpy.context.scene, path, True, frame_start=1)
+        assert "pelvis" in again.people[0].armature.data.bones
+    finally:
+        registration.unregister()
+
+
 def test_scene_with_another_rig(tmp_path: Path) -> None:
     from takes import make_take
 
