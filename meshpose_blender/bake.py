@@ -133,6 +133,18 @@ def leave_modes() -> None:
         bpy.ops.object.mode_set(mode="OBJECT")
 
 
+@contextmanager
+def keeping_mode() -> Iterator[None]:
+    """Inside, modes may be left; afterwards the active object is posed or edited again as before."""
+    active = bpy.context.view_layer.objects.active
+    mode = active.mode if active is not None else "OBJECT"
+    try:
+        yield
+    finally:
+        if mode != "OBJECT" and bpy.context.view_layer.objects.active == active:
+            bpy.ops.object.mode_set(mode=mode)
+
+
 def sample(source: bpy.types.Object, frames: Sequence[int]) -> Sampled:
     """The bones of an armature on the frames from the first to the last of `frames`, as they are evaluated."""
     names, parents = bones_to_keep(source)

@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +24,9 @@ from meshpose.errors import InputError, OutputError
 from . import bake, formats
 from .presets import preset
 from .scene import FRAMES, BuiltPerson, BuiltTake, build_scene
+
+LEFT_BEHIND = 6 * 3600.0
+"""Seconds after which a half-written export belongs to nobody any more."""
 
 
 def write_blend(
@@ -109,7 +115,7 @@ def export_people(
     chosen = [person for person in built.people if people is None or person.id in people]
     if not chosen:
         raise InputError(f"{stem.name}: there is nobody in it to be exported")
-    with _beside(stem) as part:
+    with _beside(stem) as part, bake.keeping_mode():
         if settings is not None:
             _write_people(built, chosen, part, stem.name, settings)
         if also is not None:
@@ -144,6 +150,9 @@ def _beside(stem: Path) -> Iterator[Path]:
     if not stem.parent.is_dir() or not os.access(stem.parent, os.W_OK):
         raise OutputError(f"{stem.parent}: the folder is not there or cannot be written; choose another with --out")
     try:
+        for left in stem.parent.glob(f".{glob.escape(stem.name)}.*.part"):  # by a Blender that was killed
+            if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{stem.name}.", suffix=".part", dir=stem.parent) as folder:
             yield Path(folder)
     except OSError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import sys
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +45,8 @@ class Cast:
 class Part:
     """One kind of file.  suffix: end of its name; holds: MESH, RIG or BONES; operator: of bpy.ops; options: of it for a
     preset; y_up: data are turned to y up, so that nothing in the file is; scene_frames: not from 0; below: the skinned
-    body is a child of its armature; influences: bones that a vertex follows at most where the preset does not say.
+    body is a child of its armature; influences: bones that a vertex follows at most where the preset does not say;
+    room: bytes that a person's frame takes at most.
     """
 
     suffix: str
@@ -56,6 +57,7 @@ class Part:
     scene_frames: bool = False
     below: bool = True
     influences: int = 0
+    room: int = 0
 
 
 def _fbx(preset: Preset, frames: Sequence[int]) -> dict[str, object]:
@@ -115,7 +117,6 @@ def _alembic(preset: Preset, frames: Sequence[int]) -> dict[str, object]:
         "visible_objects_only": False,
         "uvs": True,
         "normals": True,
-        "vcolors": True,
         "as_background_job": False,
         "evaluation_mode": "RENDER",
     }
@@ -142,10 +143,10 @@ FORMATS: dict[str, tuple[Part, ...]] = {
     "gltf": (Part(".gltf", RIG, "export_scene.gltf", _separate, below=False, influences=4),),
     "bvh": (Part(".bvh", BONES, "export_anim.bvh", _bvh, y_up=True),),
     "usd": (
-        Part(".usdc", MESH, "wm.usd_export", _usd, scene_frames=True),
+        Part(".usdc", MESH, "wm.usd_export", _usd, scene_frames=True, room=600_000),
         Part("_rig.usdc", RIG, "wm.usd_export", _usd, scene_frames=True),
     ),
-    "abc": (Part(".abc", MESH, "wm.alembic_export", _alembic, scene_frames=True),),
+    "abc": (Part(".abc", MESH, "wm.alembic_export", _alembic, scene_frames=True, room=400_000),),
 }
 
 
@@ -177,6 +178,7 @@ def _operator(part: Part) -> Any:
 def write(part: Part, path: Path, people: Sequence[Cast], preset: Preset, frames: Sequence[int]) -> None:
     """Write one file with these people on the scene frames (first, last).  OutputError where the exporter fails."""
     first, last = int(frames[0]), int(frames[1])
+    _require_room(path, part.room * (last - first + 1) * len(people))
     shown = (first, last) if part.scene_frames else (0, last - first)
     size = 100.0 if part.suffix == ".fbx" and preset.centimetres else 1.0
     turn = bake.UP if part.y_up else np.eye(3)
@@ -194,6 +196,14 @@ def write(part: Part, path: Path, people: Sequence[Cast], preset: Preset, frames
             options["root_transform_only"] = turns_only
         room.scene.frame_set(shown[0])
         _call(part, path, options)
+
+
+def _require_room(path: Path, wanted: int) -> None:
+    """OutputError where the disk has not that many bytes: on a full one the Alembic writer ends Blender itself."""
+    free = shutil.disk_usage(path.parent).free
+    if free < wanted:
+        sizes = f"may take {wanted / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB left"
+        raise OutputError(f"{path.name}: it {sizes}; make room, or choose another folder")
 
 
 def _add_rig(room: bake.Studio, part: Part, person: Cast, preset: Preset, first: int, alone: bool) -> None:
@@ -233,9 +243,8 @@ def _reason(error: RuntimeError) -> str:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Exporters in Python print what they do: on stdout there are our own lines only."""
-    sys.stdout.flush()
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Exporters in Python print what they do, and where they fail; we say that in one line."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 

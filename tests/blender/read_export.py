@@ -31,12 +31,23 @@ def load(path: Path, fps: float) -> None:
         new = hasattr(bpy.types, "WM_OT_fbx_import")
         operator = bpy.ops.wm.fbx_import if new else bpy.ops.import_scene.fbx
         operator(filepath=str(path))
+        disconnect()
     elif kind in (".glb", ".gltf"):
         bpy.ops.import_scene.gltf(filepath=str(path))
     elif kind == ".usdc":
         bpy.ops.wm.usd_import(filepath=str(path), import_visible_only=False)
     else:
         bpy.ops.wm.alembic_import(filepath=str(path), as_background_job=False)
+
+
+def disconnect() -> None:
+    """Blender's FBX importer joins a bone to a parent whose tail it touches, and then ignores its location keys."""
+    for target in [target for target in bpy.context.scene.objects if target.type == "ARMATURE"]:
+        bpy.context.view_layer.objects.active = target
+        bpy.ops.object.mode_set(mode="EDIT")
+        for bone in target.data.edit_bones:
+            bone.use_connect = False
+        bpy.ops.object.mode_set(mode="OBJECT")
 
 
 def read(path: Path, fps: float, frames: int) -> dict[str, np.ndarray]:
@@ -46,7 +57,9 @@ def read(path: Path, fps: float, frames: int) -> dict[str, np.ndarray]:
     once: dict[str, np.ndarray] = {}
     scene = bpy.context.scene
     for number in range(frames):
-        scene.frame_set(FIRST[path.suffix] + number)
+        # Blender's FBX importers take a second for scene.render.fps frames, also where the rate is 30 / 1.001.
+        at = FIRST[path.suffix] + number * (round(fps) / fps if path.suffix == ".fbx" else 1.0)
+        scene.frame_set(int(at), subframe=at - int(at))
         graph = bpy.context.evaluated_depsgraph_get()
         for target in scene.objects:
             key = f"{path.name}|{target.name}"

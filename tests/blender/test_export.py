@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,11 +41,14 @@ class Case:
         built = takes(bpy.context.scene)[0]
         move_rig(built)
         bpy.context.scene.frame_set(3)
+        bpy.context.view_layer.objects.active = built.people[0].armature
+        bpy.ops.object.mode_set(mode="POSE")
         before = inventory()
         self.folder, self.out = folder, folder / "out"
         self.out.mkdir()
         self.files = export_people(built, self.out / "walk", ExportSettings(ALL))
         self.after = (before, inventory())
+        bpy.ops.object.mode_set(mode="OBJECT")
         bpy.ops.wm.save_as_mainfile(filepath=str(folder / "moved.blend"), check_existing=False)
         self.names = bone_names(built)
         self.shown = seen(built, range(1, FRAMES + 1))
@@ -60,7 +65,8 @@ def inventory() -> dict[str, object]:
     kinds = ("objects", "meshes", "armatures", "actions", "scenes", "images", "node_groups", "collections")
     names = {kind: sorted(block.name for block in getattr(bpy.data, kind)) for kind in kinds}
     active = bpy.context.view_layer.objects.active
-    return {**names, "scene": scene.name, "frame": scene.frame_current, "active": active and active.name}
+    now = {"scene": scene.name, "frame": scene.frame_current, "active": active and (active.name, active.mode)}
+    return {**names, **now}
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +250,23 @@ def failing(call: Callable[..., None]) -> Callable[..., None]:
         call(part, path, options)
 
     return instead
+
+
+def test_a_full_disk_is_one_line(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it begins: the Alembic writer ends Blender on a full disk (seen on a small tmpfs)."""
+    left = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(formats.shutil, "disk_usage", lambda path: left)
+    with pytest.raises(OutputError, match="x_person01.abc: it may take 3 MB and the disk has 1 MB left"):
+        export_people(opened(case), tmp_path / "x", ExportSettings(("abc",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_blender_left_behind_goes(case: Case, tmp_path: Path) -> None:
+    for name, age in ((".x.abc.part", 1e6), (".x.new.part", 0.0), (".y.old.part", 1e6)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    export_people(opened(case), tmp_path / "x", ExportSettings(("bvh",)), people=[1])
+    assert {file.name for file in tmp_path.iterdir()} == {".x.new.part", ".y.old.part", "x_person01.bvh"}
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import bpy
 import pytest
@@ -93,6 +97,31 @@ def test_nobody_and_unfinished_are_one_line(tmp_path: Path, take: Path, capsys: 
 def test_check_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--check", "--export=fbx,glb,usd,abc,bvh", "--preset=unity", "--one-file"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_batch_gives_every_take_to_this_blender(take: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    real = subprocess.run
+
+    def stand_in(words: list[str], **options: Any) -> Any:
+        started.append(words)
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(command.subprocess, "run", stand_in)
+    words = ["batch", "a.mp4", "--out", "night", "--export=bvh", "--jobs", "2", "--preset", "unity"]
+    assert command.main(words) == 1
+    (core,) = started
+    assert core[1:5] == ["-m", "meshpose", "batch", "--then"] and core[6:] == ["a.mp4", "--out", "night", "--jobs", "2"]
+    names_of = {"{take}": str(take), "{folder}": str(tmp_path), "{name}": "made"}
+    then = shlex.split(core[5])
+    for name, value in names_of.items():
+        then = [word.replace(name, value) for word in then]
+    ended = real(then, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert {"made.blend", "made_person01.bvh", "made_person02.bvh"} <= names(tmp_path)
+    monkeypatch.setattr(command.subprocess, "run", real)
+    assert command.main(["batch", "a.mp4", "--out", str(tmp_path / "x"), "--export", "obj"]) == 2
+    assert not (tmp_path / "x").exists()
 
 
 def test_split() -> None:
