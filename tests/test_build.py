@@ -115,6 +115,31 @@ def test_run_arguments(build: ModuleType, given: list[str], clip: str | None, ou
     assert build._split_run(given) == expected
 
 
+def test_options_of_an_export_go_to_the_scene(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["a.mp4", "--export", "fbx", "--height", "1.7", "--rig=mixamo", "--one-file", "--", "--export"]
+    rest, exports = build.split_exports(words)
+    assert rest == ["a.mp4", "--height", "1.7", "--", "--export"]
+    assert exports == ["--export", "fbx", "--rig=mixamo", "--one-file"]
+    started: list[list[str]] = []
+    monkeypatch.setattr(build, "environment", lambda *groups: None)
+    monkeypatch.setattr(build, "bpy_fits", lambda: True)
+    monkeypatch.setattr(build, "call", lambda command, env=None: started.append([*map(str, command)]) or 0)
+    monkeypatch.setattr(build, "take_of", lambda clip, out: Path("out") / "a.take")
+    assert build.run(["a.mp4", "--export", "fbx", "--no-preview"]) == 0
+    check, job, scene = started
+    assert check[2:] == ["meshpose_blender", "export", "--check", "--export", "fbx"]
+    assert job[2:4] == ["meshpose", "run"] and "--export" not in job and "--no-preview" in job
+    take, blend = str(Path("out/a.take")), str(Path("out/a.blend"))
+    assert scene[2:] == ["meshpose_blender", take, "--out", blend, "--export", "fbx"]
+    started.clear()
+    assert build.batch(["a.mp4", "--out", "night", "--export", "fbx", "--preset", "unity"]) == 0
+    then = started[1][started[1].index("--then") + 1]
+    assert then.endswith("--export fbx --preset unity") and started[1][-3:] == ["a.mp4", "--out", "night"]
+    started.clear()
+    monkeypatch.setattr(build, "call", lambda command, env=None: started.append([*map(str, command)]) or 2)
+    assert build.run(["a.mp4", "--export", "obj"]) == 2 and len(started) == 1, "refused before the long job"
+
+
 def test_run_takes_one_clip(build: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert build.main(["run", "a.mp4", "b.mp4"]) == 2
     assert "one clip" in capsys.readouterr().err
