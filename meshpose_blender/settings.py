@@ -354,7 +354,13 @@ class MESHPOSE_PT_presets(PresetPanel, bpy.types.Panel):
         for name in PRESETS:
             column.operator("meshpose.use_preset", text=name).name = name
         self.layout.separator()
-        super().draw(context)
+        if bpy.utils.preset_paths(self.preset_subdir):
+            super().draw(context)
+        else:  # nobody has saved one yet: Blender's list would only say that a folder is missing
+            row = self.layout.row(align=True)
+            name = context.window_manager
+            row.prop(name, "preset_name", text="")
+            row.operator(self.preset_add_operator, text="", icon="ADD").name = name.preset_name
 
 
 CLASSES = (
