@@ -37,6 +37,8 @@ DOUBT = 0.12
 """Metres of the limbs' travel that a frame's correction costs."""
 CHANGE = 0.5
 """Metres of travel that beginning or ending a correction costs."""
+PIECE = 512
+"""Frames whose poses are compared at once: memory."""
 SPEED = 4.0
 """Metres a second of ten points together that are no travel: people move."""
 
@@ -193,13 +195,17 @@ def repair_flips(
     if len(q) < 3:
         return q, np.zeros(len(q), np.int64)
     skeleton = _Skeleton(body)
-    states = [q, skeleton.turned(q, np.asarray(view, np.float64))]
-    states += [skeleton.exchanged(q, limbs) for limbs in (("leg",), ("arm",), ("leg", "arm"))]
-    points = np.stack([skeleton.points(s) for s in states])  # (5, F, P, 3)
-    chosen = _cheapest(points, t)
+    sight = np.asarray(view, np.float64)
+    pieces = [
+        np.stack([skeleton.points(state) for state in skeleton.states(q[rows : rows + PIECE], sight)])
+        for rows in range(0, len(q), PIECE)
+    ]
+    chosen = _cheapest(np.concatenate(pieces, 1), t)  # of (5, F, P, 3)
     out = q.copy()
     for k in range(1, len(KINDS)):
-        out[chosen == k] = states[k][chosen == k]
+        flipped = np.flatnonzero(chosen == k)
+        if len(flipped):
+            out[flipped] = skeleton.states(q[flipped], sight)[k]
     return continuous(out), chosen
 
 
@@ -240,6 +246,11 @@ class _Skeleton:
         self.align, self.heads = align, self.shape.heads.astype(np.float64)
         tips = [f"{n}.{s}" for s in "LR" for limb in CHAINS for n in (*CHAINS[limb][1:], TIPS[limb])]
         self.judged = [self.index[n] for n in [*tips, "upperarm01.L", "upperarm01.R", "head", "eye.L", "eye.R"]]
+
+    def states(self, rotations: Array, view: Array) -> list[Array]:
+        """The pose as it is given and as it would be with each of KINDS undone: (F, J, 4) each."""
+        limbs = (("leg",), ("arm",), ("leg", "arm"))
+        return [rotations, self.turned(rotations, view), *(self.exchanged(rotations, which) for which in limbs)]
 
     def points(self, rotations: Array) -> Array:
         """Joints (F, P, 3) that are compared between frames, relative to the root, metres."""
