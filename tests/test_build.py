@@ -121,9 +121,15 @@ def test_options_of_an_export_go_to_the_scene(build: ModuleType, monkeypatch: py
     assert rest == ["a.mp4", "--height", "1.7", "--", "--export"]
     assert exports == ["--export", "fbx", "--rig=mixamo", "--one-file"]
     started: list[list[str]] = []
+    codes = [0] * 5
+
+    def call(command: list[object], env: object = None) -> int:
+        started.append([*map(str, command)])
+        return codes.pop()
+
     monkeypatch.setattr(build, "environment", lambda *groups: None)
     monkeypatch.setattr(build, "bpy_fits", lambda: True)
-    monkeypatch.setattr(build, "call", lambda command, env=None: started.append([*map(str, command)]) or 0)
+    monkeypatch.setattr(build, "call", call)
     monkeypatch.setattr(build, "take_of", lambda clip, out: Path("out") / "a.take")
     assert build.run(["a.mp4", "--export", "fbx", "--no-preview"]) == 0
     check, job, scene = started
@@ -136,7 +142,7 @@ def test_options_of_an_export_go_to_the_scene(build: ModuleType, monkeypatch: py
     then = started[1][started[1].index("--then") + 1]
     assert then.endswith("--export fbx --preset unity") and started[1][-3:] == ["a.mp4", "--out", "night"]
     started.clear()
-    monkeypatch.setattr(build, "call", lambda command, env=None: started.append([*map(str, command)]) or 2)
+    codes.append(2)
     assert build.run(["a.mp4", "--export", "obj"]) == 2 and len(started) == 1, "refused before the long job"
 
 
