@@ -221,11 +221,13 @@ def branch_loss(net: MeshPoseNet, s: Store, faces: Tensor, edges: Tensor, regres
     regressed, seen = net.regression.without_bins(s.inputs, positions)
     mesh = fused(positions, regressed, seen.sigmoid())
     weight = s.regression_weight
-    plane = losses.localisation(regressed[..., :2], s.vertices[..., :2], weight)
-    both = losses.localisation(mesh[..., :2], s.vertices[..., :2], weight)
+    # Views teach depth alone: their heatmaps' errors are another person's, and nothing can be learnt of where they lie.
+    pictured = weight * (s.visible_weight > 0)
+    plane = losses.localisation(regressed[..., :2], s.vertices[..., :2], pictured)
+    both = losses.localisation(mesh[..., :2], s.vertices[..., :2], pictured)
     away = losses.saturating((regressed[..., 2] - s.vertices[..., 2]).abs())
     depth = losses.weighted_mean(away, weight * s.depth_weight) / 4
-    shaped = weight * s.depth_weight
+    shaped = pictured * s.depth_weight
     joints = torch.einsum("jv,bvd->bjd", regressor, mesh[..., :2])
     return (
         plane

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from . import losses
 from .branch import Store, Views, branch_loss, edges_of, load_bodies
 from .checkpoint import load_net
 from .data import Crops, Person, photographs, renders
@@ -85,6 +86,34 @@ def tune(
         optimiser.step()
         steps += 1
     net.regression.load_state_dict(kept or net.regression.state_dict())
+
+
+@torch.no_grad()
+def shrink(net: MeshPoseNet, held: Store) -> float:
+    """Keep as much of the corrections of X and Y as the held-out crops bear out, and return that share."""
+    axes = [net.regression.axes[k].mean for k in (0, 1)]
+    learnt = [(a.weight.clone(), a.bias.clone()) for a in axes]
+
+    def error(share: float) -> float:
+        for axis, (weight, bias) in zip(axes, learnt, strict=True):
+            axis.weight.copy_(weight * share)
+            axis.bias.copy_(bias * share)
+        positions = held.positions()
+        regressed, seen = net.regression.without_bins(held.inputs, positions)
+        mesh = fused(positions, regressed, seen.sigmoid())
+        return float(losses.localisation(mesh[..., :2], held.vertices[..., :2], held.regression_weight))
+
+    best = min((0.0, 0.25, 0.5, 0.75, 1.0), key=error)
+    error(best)
+    return best
+
+
+@torch.no_grad()
+def without_corrections(net: MeshPoseNet) -> None:
+    """X and Y begin anew at the heatmaps' answer."""
+    for axis in net.regression.axes[:2]:
+        axis.mean.weight.zero_()
+        axis.mean.bias.zero_()
 
 
 def solve_score(net: MeshPoseNet, store: Store, decay: float = 3e-3) -> None:
@@ -153,7 +182,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--go-on", action="store_true", help="with the checkpoint's branch instead of a new one")
+    parser.add_argument("--go-on", action="store_true", help="with the checkpoint's depth and visibility")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
@@ -174,7 +203,10 @@ def main() -> None:
     bodies = load_bodies(a.data, a.cache / f"bodies_{a.bodies}.npy", a.bodies)
     views = Views(bodies, train, train.inputs[:, : net.summary_size].mean(0, keepdim=True), geometry.mirror)
     report(net, held)
+    if a.go_on:
+        without_corrections(net)
     tune(net, train, held, views, geometry, a.minutes, a.rate)
+    print(f"share of the corrections of X and Y that is kept: {shrink(net, held)}")
     report(net, held)
     solve_score(net, store)
     state = torch.load(a.checkpoint, weights_only=False)
