@@ -51,9 +51,10 @@ class Screen:
         self.do("xdotool", "mousemove", str(x), str(y), "sleep", "0.5", "click", "1")
 
     def picture(self, path: Path, crop: tuple[int, int, int, int] | None = None) -> Path:
-        """Write what the screen shows (or x, y, width, height of it) as a small PNG."""
+        """Write what the screen shows (or x, y, width, height of it) as a small PNG or JPEG."""
         cut = [] if crop is None else ["-crop", f"{crop[2]}x{crop[3]}+{crop[0]}+{crop[1]}", "+repage"]
-        self.do("import", "-window", "root", *cut, "-depth", "8", "+dither", "-colors", "200", "-strip", path)
+        small = ["-quality", "88"] if path.suffix == ".jpg" else ["-depth", "8", "+dither", "-colors", "200"]
+        self.do("import", "-window", "root", *cut, *small, "-strip", path)
         return path
 
 
@@ -104,7 +105,7 @@ def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, folder: 
     with log.open("w") as stream, subprocess.Popen(command, stdout=stream, stderr=stream, env=env) as window:
         try:
             x, top, width = until(lambda: said("panel"), 300)[0]["panel"]
-            sidebar = (x - 200, top, width + 200, 260)
+            sidebar = (x - 60, top, width + 60, 330)
             screen.picture(pictures / "panel.png", sidebar)
             screen.click(x + (width - 20) // 2, top + CONVERT)
             until(lambda: any(e["stage"] == "track" and e["frame"] > 30 for e in said("running")), 600)
@@ -112,18 +113,18 @@ def test_click_on_convert(screen: Screen, blender: Any, pictures: Path, folder: 
             until(lambda: said("running")[-1]["message"], 900)
             assert not said("running")[-1]["failed"], said("running")[-1]["message"]
             assert until(lambda: said("vertices"), 300)[-1]["vertices"] == 13718
-            screen.picture(pictures / "window.png")
+            screen.picture(pictures / "window.jpg")
             screen.click(x + width // 3, top + HEATMAP)
             time.sleep(10)  # software draws slowly
             screen.click(x + width // 2 - 22, top + LEGEND)
             until(lambda: said("legend")[-1]["legend"], 30)
             time.sleep(10)
-            screen.picture(pictures / "window-heatmap.png")
+            screen.picture(pictures / "window-heatmap.jpg")
         finally:
             window.terminate()
     assert said("running")[-1]["message"].startswith("turn.take: ")
     assert clip.with_suffix(".take").is_file()
-    for name in ("panel.png", "panel-progress.png", "window.png", "window-heatmap.png"):
+    for name in ("panel.png", "panel-progress.png", "window.jpg", "window-heatmap.jpg"):
         assert 2_000 < (pictures / name).stat().st_size < 300_000
 
 
