@@ -234,3 +234,25 @@ def test_names_that_say_nothing(source: bpy.types.Object) -> None:
     names = [bone.name for bone in target.data.bones]
     parents = [names.index(bone.parent.name) if bone.parent else -1 for bone in target.data.bones]
     assert find_roles(names, parents, [bone.head_local for bone in target.data.bones])[1] == "geometry"
+
+
+@pytest.mark.parametrize("rig", ["mixamo", "rigify"])
+def test_from_another_rig(rig: str) -> None:
+    """What the user sees on one of our other rigs, corrections included, is what a character gets."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    collection = bpy.data.collections.new("person")
+    bpy.context.scene.collection.children.link(collection)
+    fit, few = walk(), FRAMES[:6]
+    source = rig_person("person", Body.load(), fit, fit.frames[:6], few, collection, RigChoice(rig)).armature
+    target = character("mixamo", t_pose(Body.load(), Body.load().shape()))
+    retarget.retarget(source, target, settings=RetargetSettings(lock_feet=False))
+    ours = [bone.name for bone in source.data.bones if rig != "rigify" or bone.name.startswith("DEF-")]
+    names = [bone.name for bone in target.data.bones]
+    roles = named_roles(ours, rig), named_roles(names, "mixamo")
+    for frame in (1, 6):
+        both = places(source, frame), places(target, frame)
+        for base in ("thigh", "shin", "upper_arm", "forearm"):
+            ends = f"{base}.L", f"{NEXT[base]}.L"
+            ways = [p[n[r[ends[1]][0]]] - p[n[r[ends[0]][0]]] for p, n, r in zip(both, (ours, names), roles)]
+            cosine = ways[0] @ ways[1] / np.linalg.norm(ways[0]) / np.linalg.norm(ways[1])
+            assert np.degrees(np.arccos(min(cosine, 1))) < 1, (rig, frame, base)
