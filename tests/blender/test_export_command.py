@@ -12,10 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import bpy
+import numpy as np
 import pytest
 from exports import rigged_take
 from panel_stand_ins import drawn
 from takes import make_take
+from test_smplx import write_model
 
 import meshpose_blender
 from meshpose.take import Take
@@ -57,6 +59,18 @@ def test_files_alone_from_blenders_command(take: Path, tmp_path: Path) -> None:
     assert names(out) == {f"{take.stem}_person01.bvh", f"{take.stem}_person02.bvh"}
     assert command.main(["export", str(take), "--export", "bvh"]) == 0
     assert f"{take.stem}_person01.bvh" in names(take.parent)
+
+
+def test_smplx_beside_the_others(take: Path, tmp_path: Path) -> None:
+    out, model = tmp_path / "out", write_model(tmp_path / "SMPLX_MALE.npz")
+    out.mkdir()
+    words = ["export", str(take), "--export", "smplx,bvh", "--smplx-model", str(model), "--out", str(out)]
+    assert main(words) == 0
+    people = [f"{take.stem}_person0{n}" for n in (1, 2)]
+    assert names(out) == {f"{person}{end}" for person in people for end in (".bvh", "_smplx.npz")}
+    with np.load(out / f"{people[1]}_smplx.npz") as file:
+        assert file["body_pose"].shape == (FRAMES, 63) and str(file["gender"]) == "male"
+        assert file["present"].tolist() == [False, False, False, True], "comes late, and is missed in the middle"
 
 
 @pytest.mark.parametrize(
