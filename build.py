@@ -286,7 +286,7 @@ def test(arguments: list[str]) -> int:
     everything = "--all" in arguments
     chosen = [argument for argument in arguments if argument != "--all"]
     groups = ["runtime", *(["blender"] if bpy_fits() else []), "evaluate", "package", "test"]
-    environment(*groups, *(["training"] if everything else []))
+    environment(*groups, *(["training", "ray"] if everything else []))
     marks = [] if everything else ["-m", "not slow"]
     os.chdir(ROOT)
     if chosen:

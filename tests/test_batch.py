@@ -18,6 +18,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -399,6 +400,13 @@ def test_ray_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match="Ray is missing .*pip install 'meshpose\\[ray\\]'"):
         convert_many([tmp_path / "a.avi"], tmp_path / "out", ray="auto")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999", "[::1]:1"])
+def test_no_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    with pytest.raises(InputError, match="no Ray cluster answers there .*ray start"):
+        convert_many([tmp_path / "a.avi"], tmp_path / "out", ray=address)
 
 
 def test_the_real_job(tmp_path: Path, root: Path) -> None:

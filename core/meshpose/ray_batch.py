@@ -10,6 +10,7 @@ A task is one clip; where its worker or its node dies, Ray gives it to another o
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ RETRIES = 5
 THREADS = 2
 """Cores of a task (its network's threads), where the nodes have so many."""
 LOOK_SECONDS = 0.5
+CONNECT_SECONDS = 10.0
 
 
 def run_on_ray(tasks: Sequence[Task], address: str, cancelled: threading.Event) -> Iterator[Result]:
@@ -34,6 +36,7 @@ def run_on_ray(tasks: Sequence[Task], address: str, cancelled: threading.Event) 
         import ray
     except ImportError as error:
         raise InputError(f"--ray {address}: Ray is missing ({error}); pip install 'meshpose[ray]'") from error
+    _check_address(address)
     ours = not ray.is_initialized()
     if ours:
         try:
@@ -47,6 +50,18 @@ def run_on_ray(tasks: Sequence[Task], address: str, cancelled: threading.Event) 
     finally:
         if ours:
             ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """InputError where nobody listens at HOST:PORT: Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        text = f"--ray {address}: no Ray cluster answers there ({error}); `ray start --head` begins one"
+        raise InputError(text) from error
 
 
 def _gather(ray: Any, tasks: Sequence[Task], cancelled: threading.Event) -> Iterator[Result]:
