@@ -140,6 +140,10 @@ class Context:
         self.space_data, self.area = None, None
         self.preferences = SimpleNamespace(system=SimpleNamespace(ui_scale=1.0))  # 0 without a window
 
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is Blender's own."""
+        return getattr(bpy.context, name)
+
 
 def drawn(panel: type) -> list[tuple[str, str]]:
     """What a panel shows now."""
