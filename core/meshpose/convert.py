@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 3, 3, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 4, 3, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 CORRECT_VERSION = 1
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
@@ -265,11 +265,11 @@ def _take_to_continue(path: Path, info: ClipInfo, settings: Settings, same: bool
     return take
 
 
-def _settings_to_keep(settings: Settings) -> dict[str, Any]:
-    """What the Take remembers: all that decides its content, and which network it was."""
+def _settings_to_keep(settings: Settings, network: Any = None) -> dict[str, Any]:
+    """What the Take remembers: all that decides its content, and which network it was (`network`: an earlier one)."""
     kept = dataclasses.asdict(settings)
     del kept["preview"]
-    kept["network"] = {name: _weights_hash(name) for name in (f"{settings.model}.onnx", "people.onnx")}
+    kept["network"] = network or {name: _weights_hash(name) for name in (f"{settings.model}.onnx", "people.onnx")}
     return kept
 
 

@@ -30,6 +30,7 @@ OUTLIER = (
 )
 LARGEST_STEP = 0.5  # radians
 DAMPING = 1e-3
+AT_LIMIT = 1e-4  # radians: a joint so near its limit is held there for a step; the mesh can pull it off again
 CROSS = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 
 
@@ -101,6 +102,7 @@ class Linear:
     heads: Array
     hessian: Array
     right: Array
+    prior: Prior
 
     def onto(self, change: Array) -> Array:
         """Transposed weighted Jacobian times changes (F, 3, n, K) of the vertices -> (F, P, K)."""
@@ -201,11 +203,16 @@ class Posed:
         index = np.arange(hessian.shape[1])
         hessian[:, index, index] *= 1 + DAMPING
         hessian[:, index, index] += 1e-3
-        return Linear(group, arms, w, residual, turned, heads, hessian, right)
+        return Linear(group, arms, w, residual, turned, heads, hessian, right, prior)
 
     def move(self, linear: Linear, deltas: Array, root: Array, step: Array) -> tuple[Array, Array]:
-        """Applies a step (F, P): turns about world axes, longest LARGEST_STEP, and a shift of the root."""
-        return self.turn(linear.group, linear.turned, deltas, root, step)
+        """Applies a step (F, P): turns about world axes, longest LARGEST_STEP, and a shift of the root.
+
+        Joints end inside of their limits.
+        """
+        out, root = self.turn(linear.group, linear.turned, deltas, root, step)
+        _into_limits(out, linear.group.free[linear.group.at > 0], linear.prior)
+        return out, root
 
     def turn(self, group: Group, turned: Array, deltas: Array, root: Array, step: Array) -> tuple[Array, Array]:
         """`move` for a group whose turning bones stand at turned (F, S, 3, 3)."""
@@ -276,7 +283,8 @@ def _add_prior(
     beyond = np.maximum(along - prior.high[bones], 0) + np.minimum(along - prior.low[bones], 0)
     strength = prior.width[bones] ** -2.0 * (1.0 if firm is None else firm[:, bones, None])
     pull = strength * (along - prior.mean[bones]) + beyond / LIMIT_WIDTH**2
-    stiffness = strength + (beyond != 0) / LIMIT_WIDTH**2
+    at_limit = (along > prior.high[bones] - AT_LIMIT) | (along < prior.low[bones] + AT_LIMIT)
+    stiffness = strength + at_limit / LIMIT_WIDTH**2
     to_world = turned[:, group.above[group.at[limbs]]]
     # A turn before the bone's own changes its rotation vector by the inverse left Jacobian of SO(3).
     change = axes.swapaxes(-1, -2) @ _inverse_left_jacobian(vector) @ to_world.swapaxes(-1, -2)  # (F, c, 3, 3)
@@ -286,6 +294,16 @@ def _add_prior(
     at = limbs[:, None] + np.arange(3) * len(group.free)
     hessian[:, at[:, :, None], at[:, None, :]] += blocks
     right[:, at] -= gradient
+
+
+def _into_limits(deltas: Array, bones: Array, prior: Prior) -> None:
+    """Turns bones (c,) of deltas (F, J, 3, 3), in place, back to their limits where they are beyond."""
+    axes = prior.axes[bones]
+    along = (rotation_vector(deltas[:, bones])[:, :, None] @ axes)[:, :, 0]
+    inside = np.clip(along, prior.low[bones], prior.high[bones])
+    frame, bone = np.nonzero((along != inside).any(-1))
+    vector = (axes[bone] @ inside[frame, bone][..., None])[..., 0]
+    deltas[frame, bones[bone]] = exponential(vector)
 
 
 def _inverse_left_jacobian(vector: Array) -> Array:
