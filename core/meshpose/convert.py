@@ -198,7 +198,7 @@ def refit(path: str | os.PathLike[str], preview: bool = False, **changes: Any) -
     take = Take.resume(path)
     try:
         info = take.clip
-        take.set_settings({**_settings_to_keep(settings), "network": stored.get("network")})
+        take.set_settings(_settings_to_keep(settings, stored.get("network")))
         yield from _derive(take, info, settings, _camera(info, settings))
     except GeneratorExit:
         take.commit()
