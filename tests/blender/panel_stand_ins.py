@@ -76,9 +76,6 @@ class Layout:
     def box(self) -> Layout:
         return Layout(self.shown)
 
-    def grid_flow(self, **options: Any) -> Layout:
-        return Layout(self.shown)
-
     def separator(self) -> None:
         """Nothing to note."""
 
