@@ -20,7 +20,7 @@ def walk(count: int, bones: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     """Smooth turns (F, B, 4) with a little noise, and shifts (F, B, 3) of the first bone."""
     random = np.random.default_rng(seed)
     time_ = np.arange(count)[:, None, None] / 25
-    size, rate, phase = (random.uniform(*r, (1, bones, 3)) for r in ((0.1, 0.5), (1, 5), (0, 6)))
+    size, rate, phase = (random.uniform(low, high, (1, bones, 3)) for low, high in ((0.1, 0.5), (1, 5), (0, 6)))
     turn = size * np.sin(rate * time_ + phase) + random.normal(0, 5e-4, (count, bones, 3))
     half = np.linalg.norm(turn, axis=-1, keepdims=True) / 2
     rotations = np.concatenate([np.cos(half), turn / 2 * np.sinc(half / np.pi)], -1)
@@ -155,6 +155,6 @@ def test_a_thousand_frames_of_a_full_rig_take_less_than_two_seconds() -> None:
 
 
 def test_bounds_must_be_bounds() -> None:
-    for bad in ({"degrees": 0.0}, {"millimetres": float("nan")}):
+    for degrees, millimetres in (0.0, 1.0), (1.0, float("nan")):
         with pytest.raises(InputError, match="above 0"):
-            keys.KeySettings(True, **bad)
+            keys.KeySettings(True, degrees, millimetres)

@@ -72,7 +72,7 @@ def character(
     bpy.context.view_layer.objects.active = target
     turn = np.array(matrix.to_3x3()).T / matrix.to_scale()[0] if matrix is not None else np.eye(3)
     bpy.ops.object.mode_set(mode="EDIT")
-    made = []
+    made: list[bpy.types.EditBone] = []
     for b, name in enumerate(rest.names):
         bone = data.edit_bones.new(name)
         length = max(np.linalg.norm(rest.tails[b] - rest.heads[b]), 0.01)
