@@ -305,6 +305,14 @@ def _key(room: Studio, target: bpy.types.Object, sampled: Sampled, basis: np.nda
                 action.curve(bone.path_from_id(path), axis, frames, values[:, axis], name)
 
 
+def unscaled(sampled: Sampled) -> Sampled:
+    """With bones that do not grow, as BVH has them (Rigify stretches some); their heads stay where they are."""
+    world = sampled.world.copy()
+    size = np.linalg.norm(world[..., :3, :3], axis=-2, keepdims=True)
+    world[..., :3, :3] *= sampled.scale / np.maximum(size, 1e-12)
+    return replace(sampled, world=world)
+
+
 def only_turns(sampled: Sampled) -> bool:
     """Whether bones with a parent turn and do nothing else, as those of a BVH file should."""
     rest = np.array([sampled.source.data.bones[name].matrix_local for name in sampled.names], np.float64)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -188,14 +189,17 @@ def write(part: Part, path: Path, people: Sequence[Cast], preset: Preset, frames
             if part.holds == MESH:
                 bake.mesh(room, person.mesh, person.name, frames)
             elif person.bones is not None:
-                turns_only = bake.only_turns(person.bones)
+                turns_only = bake.only_turns(bake.unscaled(person.bones))
                 _add_rig(room, part, person, preset, shown[0], len(people) == 1)
         options = {**part.options(preset, shown), "filepath": str(path), "check_existing": False}
         if part.holds == BONES:
             room.select(room.scene.objects[0])
             options["root_transform_only"] = turns_only
         room.scene.frame_set(shown[0])
-        _call(part, path, options)
+        if part.operator == "export_scene.gltf":
+            _call_gltf(room, part, path, options, last - first)
+        else:
+            _call(part, path, options)
 
 
 def _require_room(path: Path, wanted: int) -> None:
@@ -211,6 +215,8 @@ def _add_rig(room: bake.Studio, part: Part, person: Cast, preset: Preset, first:
     sampled = person.bones
     if sampled is None:
         return
+    if part.holds == BONES:
+        sampled = bake.unscaled(sampled)
     if preset.root and part.holds == RIG:
         sampled = bake.with_root(sampled)
     name = preset.armature if preset.armature and alone else person.name
@@ -218,6 +224,32 @@ def _add_rig(room: bake.Studio, part: Part, person: Cast, preset: Preset, first:
     if part.holds == RIG and person.body is not None:
         influences = preset.influences or part.influences
         bake.body(room, person.body, bones, sampled, f"{person.name} body", influences, part.below)
+
+
+def _call_gltf(room: bake.Studio, part: Part, path: Path, options: dict[str, object], frames: int) -> None:
+    """Call the exporter of glTF such that the file has the scene's rate.
+
+    From 4.2 to 5.2 it multiplies by `fps_base` where it should divide: 29.97 frames a second become 30.03.  With the
+    reciprocal that comes out right; a version that divides is found by what it wrote.
+    """
+    render = room.scene.render
+    base = render.fps_base
+    seconds = frames * base / render.fps
+    for tried in (base,) if base == 1 or not frames else (1 / base, base):
+        render.fps_base = tried
+        _call(part, path, options)
+        if abs(_last_time(path) - seconds) < 1e-4 * seconds:
+            return
+
+
+def _last_time(path: Path) -> float:
+    """Seconds at the end of a glTF file's animation, .glb or .gltf; 0 where there is none."""
+    data = path.read_bytes()
+    if data[:4] == b"glTF":  # header of 12 bytes, then the first chunk: length, kind, JSON
+        data = data[20 : 20 + int.from_bytes(data[12:16], "little")]
+    document = json.loads(data)
+    samplers = [sampler for animation in document.get("animations", []) for sampler in animation["samplers"]]
+    return max((float(document["accessors"][sampler["input"]]["max"][0]) for sampler in samplers), default=0.0)
 
 
 def _call(part: Part, path: Path, options: dict[str, object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,9 +114,9 @@ def read_back(files: Sequence[Path], folder: Path, fps: float, frames: int) -> d
 
 
 def bone_order(found: np.ndarray, wanted: Sequence[str]) -> list[int]:
-    """Where the wanted bones are; USD has no dots and dashes in names."""
-    plain = [str(name).replace(".", "_").replace("-", "_") for name in found]
-    return [plain.index(name.replace(".", "_").replace("-", "_")) for name in wanted]
+    """Where the wanted bones are; USD has nothing but letters and digits in names."""
+    plain = [re.sub(r"\W", "_", str(name)) for name in found]
+    return [plain.index(re.sub(r"\W", "_", name)) for name in wanted]
 
 
 def validate(file: Path) -> dict[str, object]:

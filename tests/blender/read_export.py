@@ -20,6 +20,14 @@ import numpy as np
 FIRST = {".fbx": 1, ".glb": 0, ".gltf": 0, ".usdc": 1, ".abc": 1}
 """Scene frame on which an importer puts a file's first frame, as we write them."""
 
+STRETCH = {
+    ".fbx": lambda rate: round(rate) / rate,
+    ".glb": lambda rate: (round(rate) / rate) ** 2,
+    ".gltf": lambda rate: (round(rate) / rate) ** 2,
+}
+"""Frames of the scene to one of the file at a rate such as 30 / 1.001: Blender's FBX importers leave `fps_base` out,
+that of glTF multiplies by it instead of dividing."""
+
 
 def load(path: Path, fps: float) -> None:
     """An empty scene of that rate with the file in it."""
@@ -57,8 +65,7 @@ def read(path: Path, fps: float, frames: int) -> dict[str, np.ndarray]:
     once: dict[str, np.ndarray] = {}
     scene = bpy.context.scene
     for number in range(frames):
-        # Blender's FBX importers take a second for scene.render.fps frames, also where the rate is 30 / 1.001.
-        at = FIRST[path.suffix] + number * (round(fps) / fps if path.suffix == ".fbx" else 1.0)
+        at = FIRST[path.suffix] + number * STRETCH.get(path.suffix, lambda rate: 1.0)(fps)
         scene.frame_set(int(at), subframe=at - int(at))
         graph = bpy.context.evaluated_depsgraph_get()
         for target in scene.objects:

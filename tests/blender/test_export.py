@@ -191,6 +191,17 @@ def test_gltf_times_are_the_clips(case: Case) -> None:
     assert abs(last - (FRAMES - 1) / FPS) < 1e-6
 
 
+def test_gltf_times_at_a_rate_that_is_no_whole_number(case: Case, tmp_path: Path) -> None:
+    built = opened(case)
+    bpy.context.scene.render.fps, bpy.context.scene.render.fps_base = 24, 1.001
+    (_, file) = export_people(built, tmp_path / "x", ExportSettings(("gltf",)), people=[1])
+    document = json.loads(file.read_text("utf-8"))
+    samplers = document["animations"][0]["samplers"]
+    last = max(document["accessors"][sampler["input"]]["max"][0] for sampler in samplers)
+    assert abs(last - (FRAMES - 1) * 1.001 / 24) < 1e-5
+    assert abs(bpy.context.scene.render.fps_base - 1.001) < 1e-6
+
+
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
