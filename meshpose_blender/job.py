@@ -35,7 +35,7 @@ from typing import IO, Any
 PACKAGES = ("meshpose", "cv2", "onnxruntime", "numpy")
 # Seconds after Cancel when a process that does not end is told again (on Windows: ended), then killed.  The Take
 # survives that: whoever takes so long for a frame has committed the frames before it.
-TERMINATE_AFTER, KILL_AFTER = 0.6, 0.7
+TERMINATE_AFTER, KILL_AFTER = 0.5, 0.6
 STDERR_LINES = 50
 BROKEN = re.compile(r"^(ModuleNotFoundError|ImportError)\b:? *(.*)")
 """How Python says that a package is not there or does not work."""

@@ -23,6 +23,8 @@ from . import settings as panel_settings
 from .job import Job, State
 
 POLL_SECONDS = 0.2
+CANCEL_SECONDS = 0.05
+"""Between looks at a job that is asked to stop: Cancel takes less than a second."""
 STATUS_SECONDS = 12.0
 """How long a failure stands in the status bar."""
 RENDERS = ("RENDER", "OBJECT_BAKE", "COMPOSITE")
@@ -142,7 +144,7 @@ def look() -> float | None:
     if watch.job.poll():
         redraw()
     if watch.job.state is State.RUNNING:
-        return POLL_SECONDS
+        return CANCEL_SECONDS if watch.job.cancelling else POLL_SECONDS
     if watch.job.state is State.DONE:
         if busy():
             return POLL_SECONDS
