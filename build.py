@@ -335,9 +335,11 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """[CLIP] [--json FILE]  frames per second, memory, time of the scene and of its playback"""
-    environment("runtime", "evaluate", *(["blender"] if bpy_fits() else []))
-    return call([PYTHON, ROOT / "tools" / "bench.py", *arguments])
+    """[--long] [CLIP] [--json FILE]  frames per second, memory, time of the scene; --long: of a clip of ten minutes"""
+    long = "--long" in arguments
+    environment("runtime", "evaluate", *(["blender"] if bpy_fits() else []), *(["test"] if long else []))
+    rest = [argument for argument in arguments if argument != "--long"]
+    return call([PYTHON, ROOT / "tools" / ("bench_long.py" if long else "bench.py"), *rest])
 
 
 def info(arguments: list[str]) -> int:

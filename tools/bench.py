@@ -254,11 +254,11 @@ def measure_scene(take_file: Path) -> Figures:
 # ---------------------------------------------------------------- all of it
 
 
-def in_own_process(part: str, *arguments: str | Path) -> Figures:
+def in_own_process(part: str, *arguments: str | Path, script: Path = Path(__file__)) -> Figures:
     """Run one part in a new process; what it measured, or the reason why not."""
     with tempfile.TemporaryDirectory() as folder:
         result_file = Path(folder) / "figures.json"
-        command = [sys.executable, __file__, "--part", part, "--result", str(result_file), *map(str, arguments)]
+        command = [sys.executable, str(script), "--part", part, "--result", str(result_file), *map(str, arguments)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result_file.is_file():  # what is written counts, even where Blender crashes on its way out
             figures: Figures = json.loads(result_file.read_text("utf-8"))
