@@ -404,7 +404,7 @@ def _locked(
     hips = hips - lower[:, None] * (0, 0, 1)
     place = _chain(target, linear, hips)
     for leg, goal in legs:
-        bend(linear, place, *leg, goal)
+        bend(linear, place, leg[0], leg[1], leg[2], goal)
     for b, p in enumerate(target.parents):  # whatever hangs on the legs follows them
         if p >= 0 and b not in mapped:
             linear[:, b] = linear[:, p]
