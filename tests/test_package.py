@@ -226,18 +226,20 @@ def test_a_broken_zip_is_seen(libraries: Path, tmp_path: Path, change: object, w
 def test_check_looks_at_finished_zips(libraries: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zips = package.package(tmp_path / "dist")
     assert package.main(["--check", *map(str, zips)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[-1] for line in said] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == [
         "Python 3.11, 3.13; glibc 2.28",
         "Python 3.11, 3.13; any version of the system",
         "Python 3.11, 3.13; macOS 13.0",
         "Python 3.14; glibc 2.28",
     ]
     zips[0].write_bytes(zips[0].read_bytes()[:-100])
+    zips[2].write_bytes(zips[2].read_bytes()[:100])
     other = zips[1].rename(tmp_path / "dist/meshpose.zip")
-    for path in (zips[0], other):
+    for path in (zips[0], zips[2], other):
         assert package.main(["--check", str(path)]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and path.name in said
 
 
 def test_a_zip_that_is_too_large_is_refused(libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

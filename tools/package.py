@@ -249,6 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--platform", choices=sorted(TARGETS), action="append", help="default: all of them")
     parser.add_argument("--check", type=Path, nargs="+", metavar="ZIP", help="make nothing, look at these")
     options = parser.parse_args(argv)
+    path = options.out
     try:
         for path in options.check or package(options.out, options.platform or tuple(TARGETS)):
             needs = check_zip(path, target_of(path))
@@ -257,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"package: {error}", file=sys.stderr)
         return 2
     except zipfile.BadZipFile as error:
-        print(f"package: {error}; make the zip again", file=sys.stderr)
+        print(f"package: {path}: {error}; make the zip again", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"package: {error.filename}: {error.strerror}; choose another folder with --out", file=sys.stderr)
