@@ -253,9 +253,10 @@ def armature(room: Studio, sampled: Sampled, name: str, first: int) -> bpy.types
 
 
 def _arrange(room: Studio, data: bpy.types.Armature, sampled: Sampled) -> None:
-    """Bones and parents as sampled: a root where it has one, and none but its own."""
-    if ROOT not in sampled.names and len(sampled.names) == len(data.bones):
-        return
+    """Bones and parents as sampled: a root where it has one, and none but its own.
+
+    None is joined to its parent: Blender and its BVH writer let such a bone not move along.
+    """
     bpy.ops.object.mode_set(mode="EDIT")
     try:
         if ROOT in sampled.names:
@@ -264,10 +265,8 @@ def _arrange(room: Studio, data: bpy.types.Armature, sampled: Sampled) -> None:
             root.use_deform = False
         for name, parent in zip(sampled.names, sampled.parents):
             bone = data.edit_bones[name]
-            above = data.edit_bones[sampled.names[parent]] if parent >= 0 else None
-            if bone.parent != above:
-                bone.use_connect = False
-                bone.parent = above
+            bone.use_connect = False
+            bone.parent = data.edit_bones[sampled.names[parent]] if parent >= 0 else None
         for bone in [bone for bone in data.edit_bones if bone.name not in sampled.names]:
             data.edit_bones.remove(bone)
     finally:
