@@ -82,3 +82,10 @@ def test_architecture_names_files_that_are_there() -> None:
     named = set(re.findall(r"`((?:core|meshpose_blender|training|tests|tools|weights|docs)/[\w./-]+\.\w+)`", table))
     assert len(named) > 10
     assert not [name for name in sorted(named) if not list(ROOT.glob(name.replace("NAME", "*")))]
+
+
+@pytest.mark.parametrize("package", ["core/meshpose", "meshpose_blender"])
+def test_architecture_names_every_room(package: str) -> None:
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text("utf-8")
+    rooms = [file.stem for file in sorted((ROOT / package).glob("*.py")) if not file.stem.startswith("__")]
+    assert len(rooms) > 10 and not [room for room in rooms if f"`{room}`" not in text]
