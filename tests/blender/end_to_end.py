@@ -61,7 +61,7 @@ def main(old: str, new: str, clip: str, out: str, language: str = "") -> dict[st
     aged = [before.AGE, importlib.import_module(f"{NAME}.aged").AGE]
     install(new)
     meshpose = importlib.import_module(NAME)
-    folder = Path(meshpose.__file__).parent
+    folder = Path(str(meshpose.__file__)).parent
     switched = off_and_on()
     meshpose = importlib.import_module(NAME)
     code = meshpose.command.main(["run", clip, "--out", out, "--no-preview", "--export", "fbx,glb"])
