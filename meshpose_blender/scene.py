@@ -102,6 +102,9 @@ def build_scene(
         Rig.load(rig)
         info = take.clip if clip is None else moved_clip(take.clip, Path(clip))
         people = [take.person(number) for number in take.people]
+        for person in people:  # a damaged Take says so while nothing of it stands in the scene
+            person.visibility(), person.score(), person.fit(), person.motion()
+        clip_times(take), take.digest(), take.warnings
         levelled = take.world() is not None
         lowpolys = [person.lowpoly_world() if levelled else _in_blender(person.lowpoly()) for person in people]
         return _build(take, info, people, lowpolys, folder, frame_start, RigChoice(rig, keys))
