@@ -142,7 +142,12 @@ class Person:
         """(n, V, 3) float32 metres, camera frame: every vertex on the ray through its own pixel."""
         from .camera import place
 
-        return place(self.lowpoly_pixels(frames), self.metres_per_pixel(frames), self.take.camera).astype(np.float32)
+        frames, camera = self.frames if frames is None else np.asarray(frames), self.take.camera
+        result = np.empty((len(frames), records.VERTICES, 3), np.float32)
+        for at in range(0, len(frames), WINDOW):  # placing works in float64, on several arrays of that size
+            part = frames[at : at + WINDOW]
+            result[at : at + WINDOW] = place(self.lowpoly_pixels(part), self.metres_per_pixel(part), camera)
+        return result
 
     def vertices(self, frames: Frames = None, smooth: float | None = None) -> np.ndarray:
         """(n, N, 3) float32 metres, camera frame: the low-poly, upsampled (165 KB a frame: ask for a few at a time)."""

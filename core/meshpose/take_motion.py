@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS motion_frame (person INTEGER NOT NULL, frame INTEGER 
 CREATE TABLE IF NOT EXISTS world (name TEXT PRIMARY KEY, value BLOB NOT NULL)
 """
 TABLES = ("motion", "motion_frame", "world")
+WINDOW = 128
+"""Frames that are worked on at once."""
 CONTENT = (
     "SELECT person, phenotype, scale FROM motion ORDER BY person",
     "SELECT * FROM motion_frame ORDER BY person, frame",
@@ -116,8 +118,12 @@ def lowpoly_world(person: Person, frames: Sequence[int] | np.ndarray) -> np.ndar
     sizes = [moved.get(int(f)) or s for f, s in zip(frames, person.metres_per_pixel(frames).tolist(), strict=True)]
     with take._db.sound():
         metres = records.column("metres_per_pixel", sizes)
-    placed = place(person.lowpoly_pixels(frames), metres, take.camera)
-    return world.points(placed, frames).astype(np.float32)
+    result = np.empty((len(frames), records.VERTICES, 3), np.float32)
+    for at in range(0, len(frames), WINDOW):  # float64 and several arrays of that size inside
+        part = slice(at, at + WINDOW)
+        placed = place(person.lowpoly_pixels(frames[part]), metres[part], take.camera)
+        result[part] = world.points(placed, frames[part])
+    return result
 
 
 def read_world(database: Database) -> World | None:
