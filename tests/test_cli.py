@@ -87,7 +87,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_events_and_files(clip: Path, tmp_path: Path, events: Events) -> None:
     told = events(clip, "--out", tmp_path / "out")
-    assert stages(told) == ["track", "place", "rig", "preview"]
+    assert stages(told) == ["track", "place", "rig", "motion", "preview"]
     tracks = [e for e in told if e.get("stage") == "track"]
     assert [e["frame"] for e in tracks] == list(range(1, FRAMES + 1)) and tracks[0]["frames"] == FRAMES
     assert tracks[0]["people"] == 1 and tracks[-1]["people"] == 2
