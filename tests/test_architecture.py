@@ -18,7 +18,7 @@ BLENDER = ROOT / "meshpose_blender"
 
 #: Floors of the core, ground first. A module imports only from floors below its own, or as BESIDE allows.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "blas"}),
+    frozenset({"errors"}),
     frozenset({"weights"}),
     frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session", "mapping"}),
     frozenset({"rig_prior"}),

@@ -10,7 +10,6 @@ This loads numpy only; the network and the video reader are loaded by the job th
 
 from __future__ import annotations
 
-from . import blas  # noqa: F401 - before anything that loads numpy
 from .camera import Camera
 from .convert import convert
 from .errors import MeshPoseError
