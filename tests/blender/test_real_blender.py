@@ -77,7 +77,10 @@ def blender(launcher: Path, archive: Path, tmp_path_factory: pytest.TempPathFact
     """With the extension installed and enabled."""
     blender = Blender(launcher, tmp_path_factory.mktemp("resources"))
     blender("--command", "extension", "validate", archive)
-    result = blender("--command", "extension", "install-file", "-r", "user_default", "-e", archive)
+    words = ("--command", "extension", "install-file", "-r", "user_default", "-e", archive)
+    result = blender(*words)
+    if not (result.stdout + result.stderr).strip():  # seen once in four runs: 4.3.2 ends at once, says and does nothing
+        result = blender(*words)
     assert "STATUS Installed" in result.stdout
     return blender
 
