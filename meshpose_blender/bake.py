@@ -322,6 +322,18 @@ def only_turns(sampled: Sampled) -> bool:
     return not (moved[np.array(sampled.parents) >= 0] > 10 * MOVED).any()
 
 
+def _copied(room: Studio, source: bpy.types.Object, name: str) -> bpy.types.Object:
+    """A copy of an object and its data in the studio's scene, without animation."""
+    target = source.copy()
+    target.data = source.data.copy()
+    room.made.append(target.data)
+    room.add(target)
+    room.name(target.data, name)
+    room.name(target, name)
+    target.animation_data_clear()
+    return target
+
+
 def body(
     room: Studio,
     source: bpy.types.Object,
@@ -336,13 +348,7 @@ def body(
     influences: bones that a vertex follows at most (0: all of them); the strongest stay.  below: a child of the
     armature; else beside it, and the armature stands at the origin.
     """
-    target = source.copy()
-    target.data = source.data.copy()
-    room.made.append(target.data)
-    room.add(target)
-    room.name(target.data, name)
-    room.name(target, name)
-    target.animation_data_clear()
+    target = _copied(room, source, name)
     target.modifiers.clear()
     target.modifiers.new("Armature", "ARMATURE").object = bones
     local = sampled.source.matrix_world.inverted() @ source.matrix_world
@@ -364,13 +370,7 @@ def mesh(room: Studio, source: bpy.types.Object, name: str, frames: Sequence[int
     """
     numbers = np.arange(int(frames[0]), int(frames[1]) + 1)
     places = [posed.matrix_world.copy() for posed in _evaluated(source, frames)]
-    target = source.copy()
-    target.data = source.data.copy()
-    room.made.append(target.data)
-    room.add(target)
-    room.name(target.data, name)
-    room.name(target, name)
-    target.animation_data_clear()
+    target = _copied(room, source, name)
     target.constraints.clear()
     target.parent = None
     _show(room, target)

@@ -120,10 +120,7 @@ class MESHPOSE_OT_export(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """With a take in the scene, and while Blender does not render."""
-        if bpy.app.is_job_running("RENDER"):
-            cls.poll_message_set("Blender is rendering")
-            return False
-        return people.active_take(context) is not None
+        return people.can_write(cls, context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the files; what is not given is as in the panel.  An error is one sentence, earlier files stay then."""

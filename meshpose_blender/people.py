@@ -22,6 +22,14 @@ def active_take(context: bpy.types.Context) -> BuiltTake | None:
     return found[-1] if found else None
 
 
+def can_write(operator: type[bpy.types.Operator], context: bpy.types.Context) -> bool:
+    """For `poll`: whether there is a take in the scene and Blender does not render, with the reason where it does."""
+    if bpy.app.is_job_running("RENDER"):
+        operator.poll_message_set("Blender is rendering")
+        return False
+    return active_take(context) is not None
+
+
 def take_path(built: BuiltTake) -> Path:
     """Where the Take's file lies (or lay)."""
     return Path(bpy.path.abspath(built.collection[scene.TAKE]))

@@ -30,7 +30,7 @@ from . import feet, ground, order
 from .body import Body, quaternion, rotation_matrix
 from .camera import in_picture, place
 from .errors import InputError
-from .repair import bone_visibility, fill_gaps, hold_unseen, repair_flips
+from .repair import bone_confidence, fill_gaps, hold_unseen, repair_flips
 from .smooth import continuous, segments, smooth_positions, smooth_rotations
 from .trajectory import steady_distance
 
@@ -294,7 +294,7 @@ def _turns(frames: Array, looked: Looked | None) -> Array:
 
 def _confidence(body: Body, visibility: Array, kinds: Array) -> Array:
     """How well each bone was seen (F, J); what was exchanged counts for the side where it was put."""
-    out = bone_visibility(body, visibility)
+    out = bone_confidence(body, visibility)
     flipped = kinds > 0
     out[flipped] = FLIPPED * out[flipped][:, body.bone_mirror]
     return out

@@ -126,8 +126,10 @@ def _slerp(a: Array, b: Array, share: Array) -> Array:
     return mixed / np.linalg.norm(mixed, axis=-1, keepdims=True)
 
 
-def bone_visibility(body: Body, visibility: npt.ArrayLike) -> Array:
-    """How well each bone was seen (F, J), 0..1: the visibility (F, V) of the vertices that it moves, its own most.
+def bone_confidence(body: Body, visibility: npt.ArrayLike) -> Array:
+    """How far each bone's turn can be believed (F, J), 0..1: the visibility (F, V) of all that it moves, its own most.
+
+    Not `rig.bone_visibility`, which asks of a bone's own skin alone: a thigh is held by the shin that is seen.
 
     A person of whom the half that faces the camera is seen has about 1 everywhere.
     """
@@ -149,7 +151,7 @@ def bone_visibility(body: Body, visibility: npt.ArrayLike) -> Array:
 def hold_unseen(rotations: npt.ArrayLike, confidence: npt.ArrayLike, times: npt.ArrayLike) -> tuple[Array, Array]:
     """Rotations (F, J, 4) in which bones that were not seen for long are held calm; and keyed (F, J) bool, False there.
 
-    confidence (F, J) of `bone_visibility`; times (F,) seconds. Between two moments at which a bone was seen it goes
+    confidence (F, J) of `bone_confidence`; times (F,) seconds. Between two moments at which a bone was seen it goes
     slowly from one to the other; before the first and after the last it stays; never seen, it keeps one mean pose.
     Stretches shorter than UNSEEN_SECONDS are left to the smoothing. The root is always taken as seen.
     """
