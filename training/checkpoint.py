@@ -12,13 +12,13 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from .model import CHANNELS, MeshPoseNet
-from .pretrained import HEAVY, Encoder, fetch, read_tflite
+from .model import MeshPoseNet
+from .pretrained import Encoder, fetch, read_tflite
 
 
-def build(models: Path) -> MeshPoseNet:
-    """A network on BlazePose heavy's encoder, the new parts untrained."""
-    net = MeshPoseNet(Encoder(read_tflite(fetch(models)), HEAVY))
+def build(models: Path, kind: str = "heavy") -> MeshPoseNet:
+    """A network on the encoder of BlazePose `kind` (heavy or full), the new parts untrained."""
+    net = MeshPoseNet(Encoder(read_tflite(fetch(models, kind)), kind))
     nn.init.normal_(net.heat.weight, std=0.01)
     nn.init.zeros_(net.heat.bias)
     return net
@@ -57,7 +57,7 @@ def read_back(net: MeshPoseNet, file: Path) -> None:
     state = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
     folded = [k for k in tensors if k.startswith("onnx::") and tensors[k].ndim == 3]
     nameless = sorted(folded, key=lambda k: int(k.split("_")[-1]))
-    wanted = [f"{what}_{key}" for key in CHANNELS for what in ("mean", "scale")]
+    wanted = [f"{what}_{key}" for key in net.encoder.channels for what in ("mean", "scale")]
     state |= {name: tensors[k][:, 0, 0] for name, k in zip(wanted, nameless, strict=True)}
     try:
         load_fitting(net, state)

@@ -23,7 +23,9 @@ RANGES = ((-1.0, 2.0), (-1.0, 3.0), (-2.0, 2.0))
 """X, Y, Z ranges of the regression in crop sides (C.2.1); the long Y range is for legs below a close-up."""
 
 DENSE = ("fpn4", "down8", "down16", "down32")
-CHANNELS = {"fpn4": 48, "down8": 96, "down16": 192, "down32": 288, "down128": 288}
+"""The encoder's tensors that the heatmaps are made from, fine to coarse."""
+CONTEXT = {"heavy": 0, "full": 64}
+"""Width of the blocks that give `Fuse` the context that an encoder with one way down lacks (0: none)."""
 
 
 @dataclass
@@ -34,17 +36,39 @@ class Features:
     summary: Tensor
 
 
-class Fuse(nn.Module):
-    """Laterals of all stages, 1x1 to 256 channels each, brought to 64 x 64, summed, ReLU (C.1)."""
+class Context(nn.Module):
+    """A residual bottleneck: 1x1 down to `width`, 3x3, 1x1 up; it begins as the identity."""
 
-    def __init__(self, hidden: int = 256) -> None:
+    def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
-        self.lateral = nn.ModuleDict({k: nn.Conv2d(CHANNELS[k], hidden, 1) for k in DENSE})
+        self.down = nn.Conv2d(hidden, width, 1)
+        self.around = nn.Conv2d(width, width, 3, padding=1)
+        self.up = nn.Conv2d(width, hidden, 1)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(functional.relu(self.around(functional.relu(self.down(functional.relu(x))))))
+
+
+class Fuse(nn.Module):
+    """Laterals of all stages, 1x1 to 256 channels each, brought to 64 x 64, summed, ReLU (C.1).
+
+    With `context` every sum above stride 4 passes a Context block of that width.
+    """
+
+    def __init__(self, channels: dict[str, int], hidden: int = 256, context: int = 0) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleDict({k: nn.Conv2d(channels[k], hidden, 1) for k in DENSE})
+        self.context = nn.ModuleDict({k: Context(hidden, context) for k in DENSE[1:] if context})
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        total = self.lateral["down32"](features["down32"])
-        for key in ("down16", "down8", "fpn4"):  # coarse to fine: only one sum is made at 64 x 64
-            total = functional.interpolate(total, scale_factor=2, mode="bilinear") + self.lateral[key](features[key])
+        total: Tensor | None = None
+        for key in reversed(DENSE):  # coarse to fine: only one sum is made at 64 x 64
+            own = self.lateral[key](features[key])
+            total = own if total is None else functional.interpolate(total, scale_factor=2, mode="bilinear") + own
+            if key in self.context:
+                total = self.context[key](total)
         return functional.relu(total)
 
 
@@ -141,13 +165,13 @@ class MeshPoseNet(nn.Module):
     def __init__(self, encoder: Encoder, vertices: int = 500, hidden: int = 256) -> None:
         super().__init__()
         self.encoder = encoder
-        self.fuse = Fuse(hidden)
+        self.fuse = Fuse(encoder.channels, hidden, CONTEXT[encoder.kind])
         self.heat = nn.Conv2d(hidden, vertices, 1)
         self.mask = nn.Conv2d(hidden, 1, 1)
-        self.summary_size = 4 * CHANNELS["down128"]
+        self.summary_size = 4 * encoder.channels["down128"]
         self.regression = Regression(self.summary_size + 3 * vertices, vertices)
         self.score = nn.Linear(self.summary_size + vertices, 1)
-        for key, count in CHANNELS.items():
+        for key, count in encoder.channels.items():
             self.register_buffer(f"mean_{key}", torch.zeros(count))
             self.register_buffer(f"scale_{key}", torch.ones(count))
         cells = (torch.arange(CELLS) + 0.5) * STRIDE
@@ -156,7 +180,7 @@ class MeshPoseNet(nn.Module):
     @torch.no_grad()
     def standardise(self, batches: list[Tensor]) -> None:
         """Set the per-channel mean and scale of the encoder's features from some crops."""
-        found: dict[str, list[Tensor]] = {k: [] for k in CHANNELS}
+        found: dict[str, list[Tensor]] = {k: [] for k in self.encoder.channels}
         for crops in batches:
             for key, x in self.encoder(crops).items():
                 found[key].append(x.float().transpose(0, 1).flatten(1))

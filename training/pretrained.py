@@ -2,7 +2,7 @@
 """BlazePose's landmark network (TFLite, Apache-2.0, Google) as a torch encoder that can be fine-tuned.
 
     graph = read_tflite("pose_landmark_heavy.tflite")
-    encoder = Encoder(graph, HEAVY)            # forward (B, 3, 256, 256) RGB 0..1 -> the tensors of HEAVY, NCHW
+    encoder = Encoder(graph, "heavy")          # forward (B, 3, 256, 256) RGB 0..1 -> the tensors of HEAVY, NCHW
 
 The file is carried by the npm package `@mediapipe/pose@0.5.1675469404`.  Batch norm is folded into its convolutions and
 the weights are stored as float16.  `Encoder.spec` (a JSON-able graph without weights) rebuilds the module from a
@@ -31,8 +31,20 @@ HEAVY = {
     "down32": "add_51/add",  # 288 x 8 x 8
     "down128": "re_lu_151/Relu6",  # 288 x 2 x 2: what BlazePose's own landmarks are read from
 }
-HEAVY_STRIDE8 = "add_5/add"  # end of the stride-8 stage of the first way down
 """Feature tensors of `pose_landmark_heavy` at 256 px, found by reading its graph."""
+
+FULL = {
+    "fpn4": "add_11/add",  # 48 x 64 x 64, stride 4: top-down sum of all stages
+    "down8": "add_1/add",  # 32 x 32 x 32: there is one way down only, so these are its stages
+    "down16": "add_5/add",  # 88 x 16 x 16
+    "down32": "re_lu_31/Relu6",  # 864 x 8 x 8: what both the heatmaps and the landmarks of BlazePose begin with
+    "down128": "re_lu_63/Relu6",  # 288 x 2 x 2: what BlazePose's own landmarks are read from
+}
+"""The tensors of `pose_landmark_full` in the same roles."""
+
+OUTPUTS = {"heavy": HEAVY, "full": FULL}
+STRIDE8 = {"heavy": "add_5/add", "full": "add_1/add"}
+"""The end of the stride-8 stage of the (first) way down, by kind of encoder."""
 
 
 @dataclass
@@ -139,8 +151,11 @@ def _operation(
 class Encoder(nn.Module):
     """The part of a Graph that some named tensors need, with its weights as parameters."""
 
-    def __init__(self, graph: Graph, outputs: dict[str, str]) -> None:
+    def __init__(self, graph: Graph, kind: str) -> None:
+        """`kind` is a key of OUTPUTS: whose graph it is."""
         super().__init__()
+        outputs = OUTPUTS[kind]
+        self.kind = kind
         makers = {op["output"]: op for op in graph.ops}
         needed, stack = set(), list(outputs.values())
         while stack:
@@ -158,10 +173,20 @@ class Encoder(nn.Module):
         self.weights = nn.ParameterDict(
             {k: nn.Parameter(torch.from_numpy(np.array(v, np.float32))) for k, v in graph.weights.items() if k in used}
         )
+        self.channels = {key: self._channels(name) for key, name in outputs.items()}
 
-    def freeze_until(self, tensor: str) -> None:
-        """No gradient for the operations up to the one that makes `tensor` (edges and textures need no tuning)."""
-        self.frozen_ops = 1 + [op["output"] for op in self.spec["ops"]].index(tensor)
+    def _channels(self, tensor: str) -> int:
+        """How many channels a tensor of the graph has."""
+        if tensor == self.spec["input"]:
+            return 3
+        op = next(op for op in self.spec["ops"] if op["output"] == tensor)
+        if "weight" in op:
+            return len(self.weights[op["weight"]])
+        return self._channels(op["inputs"][0]) + sum(op.get("pad", [])[4:])
+
+    def freeze_to_stride8(self) -> None:
+        """No gradient for the operations up to the end of stride 8 (edges and textures need no tuning)."""
+        self.frozen_ops = 1 + [op["output"] for op in self.spec["ops"]].index(STRIDE8[self.kind])
 
     def trainable(self) -> list[str]:
         """Names of the weights and biases that training may move: all but depthwise ones and the frozen stages."""
@@ -170,8 +195,11 @@ class Encoder(nn.Module):
 
     @staticmethod
     def from_spec(spec: dict[str, Any], weights: dict[str, np.ndarray]) -> Encoder:
-        """The encoder of a checkpoint."""
-        return Encoder(Graph(spec["input"], spec["ops"], weights), spec["outputs"])
+        """The encoder of a checkpoint; which one it is, its tensors' names tell."""
+        kind = next((k for k, outputs in OUTPUTS.items() if outputs == spec["outputs"]), None)
+        if kind is None:
+            raise ValueError("the checkpoint's encoder is none that this version knows")
+        return Encoder(Graph(spec["input"], spec["ops"], weights), kind)
 
     def forward(self, picture: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) RGB 0..1, H and W multiples of 128 -> the named feature tensors, NCHW."""

@@ -31,7 +31,6 @@ from .branch import Replay, Store, Views, branch_loss, edges_of
 from .checkpoint import build, load_fitting, read_back
 from .data import LSP_MIRROR, Crops, Draws, photographs, renders
 from .model import Features, MeshPoseNet
-from .pretrained import HEAVY_STRIDE8
 from .spatial import localised, peaks_of
 
 
@@ -39,6 +38,7 @@ from .spatial import localised, peaks_of
 class Config:
     """One run.  Times are wall minutes of training, without loading."""
 
+    encoder: str = "heavy"  # BlazePose's network that the encoder is taken from: heavy, or full for `fast`
     minutes: float = 60.0
     head_minutes: float = 8.0  # encoder frozen
     batch: int = 16
@@ -219,7 +219,7 @@ class Trainer:
         self.minutes, self.steps, self.norm = 0.0, 0, 0.0
         head = [p for n, p in net.named_parameters() if not n.startswith(("encoder.", "regression.", "score."))]
         self.branch = list(net.regression.parameters())
-        net.encoder.freeze_until(HEAVY_STRIDE8)
+        net.encoder.freeze_to_stride8()
         names = set(net.encoder.trainable())
         self.encoder = [p for n, p in net.encoder.weights.items() if n in names]
         for parameter in net.encoder.parameters():
@@ -324,7 +324,7 @@ def train(
         np.stack([p.vertices for p in people if p.vertices is not None and p.source != "render"][:1500])
     )
     geometry.bodies = bodies
-    net = build(models)
+    net = build(models, config.encoder)
     if start is not None:
         read_back(net, start)
     trainer = Trainer(net, config, out)
