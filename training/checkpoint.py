@@ -40,10 +40,11 @@ def load_fitting(net: MeshPoseNet, state: dict[str, Tensor]) -> None:
     later = ("regression.", "score.")
     state = {k: v for k, v in state.items() if not k.startswith("auxiliary.")}  # of older checkpoints
     kept = {k: v for k, v in state.items() if not k.startswith(later) or (k in own and own[k].shape == v.shape)}
-    missing, unexpected = net.load_state_dict(kept, strict=False)
-    wrong = [k for k in (*missing, *unexpected) if not k.startswith(later)]
+    wrong = [k for k in kept.keys() ^ own.keys() if not k.startswith(later)]
+    wrong += [k for k in kept.keys() & own.keys() if own[k].shape != kept[k].shape]
     if wrong:
-        raise ValueError(f"checkpoint does not fit this network: {', '.join(wrong[:5])}")
+        raise ValueError(f"checkpoint does not fit this network: {', '.join(sorted(wrong)[:5])}")
+    net.load_state_dict(kept, strict=False)
 
 
 def read_back(net: MeshPoseNet, file: Path) -> None:

@@ -26,6 +26,8 @@ DENSE = ("fpn4", "down8", "down16", "down32")
 """The encoder's tensors that the heatmaps are made from, fine to coarse."""
 CONTEXT = {"heavy": 0, "full": 64}
 """Width of the blocks that give `Fuse` the context that an encoder with one way down lacks (0: none)."""
+BRANCH = {"heavy": (384, 768), "full": (256, 512)}
+"""Code and hidden width of the regression: what remains for it in a file of 14 MB."""
 
 
 @dataclass
@@ -169,7 +171,7 @@ class MeshPoseNet(nn.Module):
         self.heat = nn.Conv2d(hidden, vertices, 1)
         self.mask = nn.Conv2d(hidden, 1, 1)
         self.summary_size = 4 * encoder.channels["down128"]
-        self.regression = Regression(self.summary_size + 3 * vertices, vertices)
+        self.regression = Regression(self.summary_size + 3 * vertices, vertices, *BRANCH[encoder.kind])
         self.score = nn.Linear(self.summary_size + vertices, 1)
         for key, count in encoder.channels.items():
             self.register_buffer(f"mean_{key}", torch.zeros(count))
