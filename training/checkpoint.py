@@ -35,9 +35,10 @@ def load_net(file: Path, averaged: bool = True) -> MeshPoseNet:
 
 
 def load_fitting(net: MeshPoseNet, state: dict[str, Tensor]) -> None:
-    """Load a state; the regression and score branches, solved by `training.lift`, may be missing or of another size."""
+    """Load a state; what `training.lift` solves may be missing or of another size, and so may the overview, which older
+    networks lack (it begins as nothing)."""
     own = net.state_dict()
-    later = ("regression.", "score.")
+    later = ("regression.", "score.", "fullness", "fuse.overview.")
     state = {k: v for k, v in state.items() if not k.startswith("auxiliary.")}  # of older checkpoints
     kept = {k: v for k, v in state.items() if not k.startswith(later) or (k in own and own[k].shape == v.shape)}
     wrong = [k for k in kept.keys() ^ own.keys() if not k.startswith(later)]

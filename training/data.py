@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,7 @@ class Person:
 
     jpeg bytes; box (4,) x y w h; joints (14, 3) x y v in LSP order (v = 0 unknown); vertices (500, 3) with z in px from
     the mid-hips, or None; visibility (500,) codes; exact: rendered truth (depth and hidden vertices count fully);
+    cut: the picture was made smaller than the body, so that what lies outside is known (`cut`);
     mask: path-free foreground as packed bits of a (size, size) square over the picture, or None.
     """
 
@@ -53,6 +55,7 @@ class Person:
     visibility: np.ndarray | None = None
     exact: bool = False
     source: str = ""
+    cut: bool = False
 
 
 def photographs(data: Path, sets: dict[str, str] | None = None, cache: Path | None = None) -> list[Person]:
@@ -135,6 +138,13 @@ def self_occluded(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return out
 
 
+def set_apart(people: list[Person], one_in: int = 16) -> tuple[list[Person], list[Person]]:
+    """(to train on, held out): one person in sixteen with known vertices, always the same, is never trained on."""
+    held = [p for p in people if p.vertices is not None and zlib.crc32(p.jpeg) % one_in == 0]
+    chosen = {id(p) for p in held}
+    return [p for p in people if id(p) not in chosen], held
+
+
 def renders(folder: Path, limit: int | None = None) -> list[Person]:
     """The rendered persons of `training.render`'s shards (shard_*.npz) in a folder."""
     out: list[Person] = []
@@ -154,14 +164,16 @@ def renders(folder: Path, limit: int | None = None) -> list[Person]:
     return out[:limit]
 
 
-def own_crop(person: Person, size: tuple[int, int]) -> Crop | None:
-    """The crop that tracking would come to on a picture of this size (w, h); None where hips or neck are unknown."""
+def own_crop(person: Person, size: tuple[int, int], beyond: float = 0.0) -> Crop | None:
+    """The crop that tracking would come to on a picture of this size (w, h), if it counts vertices up to `beyond` times
+    the size outside of it; None where hips or neck are unknown."""
     hips, neck = person.joints[[2, 3]], person.joints[12]
     if not hips[:, 2].any() or not neck[2] > 0:
         return None
     centre = hips[hips[:, 2] > 0, :2].mean(0)
     if person.vertices is not None:
-        inside = np.all((person.vertices[:, :2] > 0) & (person.vertices[:, :2] < size), axis=1)
+        far = beyond * np.array(size)
+        inside = np.all((person.vertices[:, :2] > -far) & (person.vertices[:, :2] < size + far), axis=1)
         return Crop.from_body(person.vertices, inside.astype(float), centre, neck[:2])
     points = person.joints[person.joints[:, 2] > 0, :2]
     radius = 1.12 * float(np.linalg.norm(points - centre, axis=1).max())
@@ -172,7 +184,7 @@ def own_crop(person: Person, size: tuple[int, int]) -> Crop | None:
 
 def draw_crop(person: Person, rng: np.random.Generator, size: tuple[int, int], tracked: float = 0.6) -> Crop:
     """A crop as tracking (a share `tracked` of them) or a box would give it, with their errors."""
-    own = own_crop(person, size)
+    own = own_crop(person, size, beyond=float(rng.choice((0.0, 0.2, 2.0))) if person.cut else 0.0)
     turn = own.angle if own is not None else 0.0
     if own is not None and rng.random() < tracked:
         crop = own
@@ -223,13 +235,52 @@ def cut_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
     return box
 
 
+def cut(person: Person, image: np.ndarray, rng: np.random.Generator) -> tuple[Person, np.ndarray]:
+    """The same person on a picture that ends within the body, as close-ups and crowded frames show people: mostly
+    below (a bust), now and then beside or above; what is left keeps 25 to 85 % of the box."""
+    x, y, w, h = (float(v) for v in person.box)
+    x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + w, image.shape[1]), min(y + h, image.shape[0])
+    keep, side = rng.uniform(0.25, 0.85), rng.choice(4, p=(0.55, 0.15, 0.15, 0.15))
+    left, top, right, bottom = 0, 0, image.shape[1], image.shape[0]
+    if side == 0:
+        bottom = round(y0 + keep * (y1 - y0))
+    elif side == 1:
+        top = round(y1 - keep * (y1 - y0))
+    elif side == 2:
+        right = round(x0 + keep * (x1 - x0))
+    else:
+        left = round(x1 - keep * (x1 - x0))
+    if right - left < 24 or bottom - top < 24 or person.vertices is None or person.visibility is None:
+        return person, image
+    size = np.array([right - left, bottom - top])
+    vertices: np.ndarray = person.vertices - np.array([left, top, 0], np.float32)
+    joints = person.joints.copy()
+    inside = np.all((vertices[:, :2] > 0) & (vertices[:, :2] < size), axis=1)
+    if inside.sum() < 60:
+        return person, image
+    joints[:, :2] -= (left, top)
+    joints[~np.all((joints[:, :2] > 0) & (joints[:, :2] < size), axis=1), 2] *= 0.4
+    shown_points: np.ndarray = vertices[inside, :2]
+    low, high = shown_points.min(0), shown_points.max(0)
+    visibility = np.where(inside, person.visibility, OUTSIDE).astype(np.uint8)
+    box = np.concatenate([low, high - low]).astype(np.float32)
+    shown = replace(person, box=box, joints=joints, vertices=vertices, visibility=visibility, cut=True)
+    return shown, image[top:bottom, left:right]
+
+
 class Crops(Dataset):
     """Fresh crops of people; index -> dict of tensors (crop pixels)."""
 
     def __init__(
-        self, people: list[Person], faces: np.ndarray, mirror: np.ndarray, seed: int = 0, tracked: float = 0.6
+        self,
+        people: list[Person],
+        faces: np.ndarray,
+        mirror: np.ndarray,
+        seed: int = 0,
+        tracked: float = 0.6,
+        cut: float = 0.15,
     ) -> None:
-        self.tracked = tracked
+        self.tracked, self.cut = tracked, cut
         self.people, self.faces, self.mirror, self.seed = people, faces.astype(np.int64), mirror.astype(np.int64), seed
 
     def __len__(self) -> int:
@@ -241,6 +292,8 @@ class Crops(Dataset):
         rng = np.random.default_rng((self.seed, index, draw))
         person = self.people[index]
         image = cv2.imdecode(np.frombuffer(person.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        if not person.exact and rng.random() < self.cut:  # renders are cut already
+            person, image = cut(person, image, rng)
         size = (image.shape[1], image.shape[0])
         crop = draw_crop(person, rng, size, self.tracked)
         x = disturb_colours(crop.warp(image), rng)
@@ -262,7 +315,7 @@ class Crops(Dataset):
             vertices, code, has = crop.to_crop(person.vertices).astype(np.float32), person.visibility, True
         inside = np.all((vertices[:, :2] > 1) & (vertices[:, :2] < CROP - 1), axis=1)
         seen = (code == SEEN) & inside
-        trust = np.choose(code, [0.6, 1.0, 0.5, 0.4 if person.exact else 0.0]).astype(np.float32)
+        trust = np.choose(code, [0.6, 1.0, 0.5, 0.4 if person.exact or person.cut else 0.0]).astype(np.float32)
         if covered is not None:
             under = np.all((vertices[:, :2] >= covered[:2]) & (vertices[:, :2] < covered[2:]), axis=1)
             seen &= ~under

@@ -53,25 +53,94 @@ class Context(nn.Module):
         return x + self.up(functional.relu(self.around(functional.relu(self.down(functional.relu(x))))))
 
 
+class Mix(nn.Module):
+    """A linear map of the channels of tokens (B, inputs, T); unlike nn.Linear's its weight keeps its name in ONNX."""
+
+    def __init__(self, inputs: int, outputs: int, zero: bool = False) -> None:
+        super().__init__()
+        spread = 0.0 if zero else inputs**-0.5
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * spread)
+        self.bias = nn.Parameter(torch.zeros(outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight @ x + self.bias
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Tokens (B, C, T) with mean 0 and variance 1 over their channels (a layer norm; the maps behind it scale)."""
+    x = x.float()
+    centred = x - x.mean(1, keepdim=True)
+    return centred * (centred.square().mean(1, keepdim=True) + 1e-5).rsqrt()
+
+
+class Attention(nn.Module):
+    """One block of a transformer over tokens (B, width, T), 32 channels a head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = width // 32
+        self.ask, self.answer = Mix(width, 3 * width), Mix(width, width)
+        self.widen, self.narrow = Mix(width, 2 * width), Mix(2 * width, width)
+        with torch.no_grad():
+            self.answer.weight.mul_(0.3)
+            self.narrow.weight.mul_(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.ask(normalised(x)).unflatten(1, (3, self.heads, 32)).unbind(1)
+        share = (query.transpose(2, 3) @ key * 32**-0.5).float().softmax(-1)  # (B, heads, T asks, T answers)
+        x = x + self.answer((value @ share.to(value.dtype).transpose(2, 3)).flatten(1, 2))
+        return x + self.narrow(functional.relu(self.widen(normalised(x))))
+
+
+class Overview(nn.Module):
+    """Attention over the 8 x 8 cells and the encoder's last 2 x 2: which side is which, and whose limb it is, shows
+    only in the whole picture.
+
+    Answers what is added to the cells, and a factor for each channel of the stride-4 tensor; it begins with 0 and 1.
+    """
+
+    def __init__(self, last: int, hidden: int, width: int = 192, blocks: int = 2) -> None:
+        super().__init__()
+        self.cells, self.last = Mix(hidden, width), Mix(last, width)
+        self.place = nn.Parameter(torch.randn(width, 8 * 8 + 2 * 2) * 0.3)
+        self.blocks = nn.ModuleList(Attention(width) for _ in range(blocks))
+        self.addition, self.factor = Mix(width, hidden, zero=True), Mix(width, hidden, zero=True)
+
+    def forward(self, cells: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, hidden, 8, 8), (B, last, 2, 2) -> (B, hidden, 8, 8), (B, hidden, 1, 1)."""
+        tokens = torch.cat([self.cells(normalised(cells.flatten(2))), self.last(normalised(last.flatten(2)))], 2)
+        tokens = tokens + self.place
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = normalised(tokens)
+        factor = 1 + self.factor(tokens[:, :, 64:].mean(2, keepdim=True))
+        return self.addition(tokens[:, :, :64]).unflatten(2, (8, 8)), factor[..., None]
+
+
 class Fuse(nn.Module):
     """Laterals of all stages, 1x1 to 256 channels each, brought to 64 x 64, summed, ReLU (C.1).
 
-    With `context` every sum above stride 4 passes a Context block of that width.
+    The coarsest sum is corrected by an Overview; with `context` every sum above stride 4 passes a Context block of that
+    width.
     """
 
     def __init__(self, channels: dict[str, int], hidden: int = 256, context: int = 0) -> None:
         super().__init__()
         self.lateral = nn.ModuleDict({k: nn.Conv2d(channels[k], hidden, 1) for k in DENSE})
         self.context = nn.ModuleDict({k: Context(hidden, context) for k in DENSE[1:] if context})
+        self.overview = Overview(channels["down128"], hidden)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        total: Tensor | None = None
-        for key in reversed(DENSE):  # coarse to fine: only one sum is made at 64 x 64
-            own = self.lateral[key](features[key])
-            total = own if total is None else functional.interpolate(total, scale_factor=2, mode="bilinear") + own
-            if key in self.context:
-                total = self.context[key](total)
-        return functional.relu(total)
+        total = self.lateral[DENSE[-1]](features[DENSE[-1]])
+        addition, factor = self.overview(total, features["down128"])
+        total = self._around(DENSE[-1], total + addition)
+        for key in reversed(DENSE[:-1]):  # coarse to fine: only one sum is made at 64 x 64
+            wide = functional.interpolate(total, scale_factor=2, mode="bilinear")
+            total = self._around(key, wide + self.lateral[key](features[key]))
+        return functional.relu(total * factor.to(total.dtype))
+
+    def _around(self, key: str, total: Tensor) -> Tensor:
+        return self.context[key](total) if key in self.context else total
 
 
 class Bins(nn.Module):
@@ -173,6 +242,7 @@ class MeshPoseNet(nn.Module):
         self.summary_size = 4 * encoder.channels["down128"]
         self.regression = Regression(self.summary_size + 3 * vertices, vertices, *BRANCH[encoder.kind])
         self.score = nn.Linear(self.summary_size + vertices, 1)
+        self.register_buffer("fullness", torch.eye(vertices))
         for key, count in encoder.channels.items():
             self.register_buffer(f"mean_{key}", torch.zeros(count))
             self.register_buffer(f"scale_{key}", torch.ones(count))
@@ -238,7 +308,7 @@ class MeshPoseNet(nn.Module):
         regressed, seen = self.regression(self.lifting_inputs(features.summary, positions, peaks), positions)
         visibility = seen.sigmoid()
         score = self.score(torch.cat([features.summary, peaks], 1)).sigmoid()[:, 0]
-        mesh = fused(positions, regressed, visibility)
+        mesh = self.fullness @ fused(positions, regressed, visibility)
         return {"vertices": mesh, "visibility": visibility, "score": score, "heat": heat, "dense": features.dense}
 
 

@@ -12,6 +12,7 @@ follows each tensor's RMS (batch norm is folded in: the RMS runs from 0.0025 to 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import time
@@ -22,14 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from meshpose.body import Body
 
 from . import losses
 from .branch import Replay, Store, Views, branch_loss, edges_of
 from .checkpoint import build, load_fitting, read_back
-from .data import LSP_MIRROR, Crops, Draws, photographs, renders
+from .data import LSP_MIRROR, Crops, Draws, photographs, renders, set_apart
 from .model import Features, MeshPoseNet
 from .spatial import localised, peaks_of
 
@@ -60,6 +61,7 @@ class Config:
     mask: float = 0.5
     regression: float = 0.25
     summary_gradient: float = 0.2  # part of the regression's gradient that reaches the encoder
+    held_minutes: float = 10.0  # between two looks at the persons who were set apart
     replayed: int = 80  # crops seen before, in every step of the regression
     views: int = 64  # bodies without pictures, in every step of the regression
     regression_rate: float = 3e-4
@@ -67,7 +69,7 @@ class Config:
 
 REPLAY = 4000
 """Crops whose features are kept for the regression."""
-SHARES = {"render": 0.45, "lspet train": 0.2, "lspet more": 0.15, "ccp train": 0.06, "stanford40 train": 0.14}
+SHARES = {"render": 0.38, "lspet train": 0.22, "lspet more": 0.18, "ccp train": 0.06, "stanford40 train": 0.16}
 
 
 class Geometry:
@@ -186,6 +188,36 @@ def step_losses(
     }
 
 
+class Held:
+    """Fixed crops of persons who are never trained on, and what the heatmaps make of them."""
+
+    def __init__(self, people: list, geometry: Geometry, count: int = 192, batch: int = 16) -> None:
+        exact = [i for i, p in enumerate(people) if p.exact][: count // 2]
+        keys = exact + [i for i, p in enumerate(people) if not p.exact][: count - len(exact)]
+        data = Crops(people, geometry.faces.numpy(), geometry.mirror, seed=99)
+        wanted = ("crop", "vertices", "visible", "exact")
+        samples = [{k: v for k, v in data[(i, 1)].items() if k in wanted} for i in keys[: len(keys) // batch * batch]]
+        self.batches = [default_collate(samples[i : i + batch]) for i in range(0, len(samples), batch)]
+
+    @torch.no_grad()
+    def look(self, net: MeshPoseNet) -> dict[str, float]:
+        """Mean distance (at most 60) and mean of the medians of the visible vertices, px of the crop."""
+        found: dict[str, list[float]] = {}
+        net.eval()
+        for sample in self.batches:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                features = net.features(sample["crop"].contiguous(memory_format=torch.channels_last))
+                scores = net.heatmaps(features.dense, torch.arange(sample["vertices"].shape[1]))
+            distance = (peaks_of(scores)[0] - sample["vertices"][..., :2]).norm(dim=-1)
+            for e, seen, exact in zip(distance, sample["visible"] > 0, sample["exact"][:, 0] > 0, strict=True):
+                if seen.any():
+                    kind = "renders" if exact else "photographs"
+                    found.setdefault(f"{kind} mean", []).append(float(e[seen].clamp(max=60).mean()))
+                    found.setdefault(f"{kind} median", []).append(float(e[seen].median()))
+        net.train()
+        return {k: round(float(np.mean(v)), 3) for k, v in found.items()}
+
+
 def branch_losses(
     net: MeshPoseNet, features: Features, sample: dict[str, Tensor], geometry: Geometry, config: Config
 ) -> Tensor:
@@ -230,6 +262,21 @@ class Trainer:
         groups = [{"params": [p], "rms": float(p.detach().square().mean().sqrt())} for p in self.encoder]
         self.encoder_optimiser = torch.optim.Adam(groups, 1.0, betas=(0.9, 0.98))
         self.averaged = {n: p.detach().clone() for n, p in net.named_parameters()}
+
+    @contextlib.contextmanager
+    def with_average(self) -> Iterator[MeshPoseNet]:
+        """The network with the averaged weights, for as long as the block lasts."""
+        own = {n: p.detach().clone() for n, p in self.net.named_parameters()}
+        try:
+            self._set(self.averaged)
+            yield self.net
+        finally:
+            self._set(own)
+
+    @torch.no_grad()
+    def _set(self, values: dict[str, Tensor]) -> None:
+        for name, p in self.net.named_parameters():
+            p.copy_(values[name])
 
     @property
     def frozen(self) -> bool:
@@ -308,6 +355,12 @@ class Trainer:
         self.minutes, self.steps, self.norm = state["minutes"], state["steps"], state["norm"]
 
 
+def append(file: Path, row: dict) -> None:
+    """One more line of a JSON Lines file."""
+    with file.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
 def cosine(part: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(max(part, 0.0), 1.0))
 
@@ -324,6 +377,8 @@ def train(
         np.stack([p.vertices for p in people if p.vertices is not None and p.source != "render"][:1500])
     )
     geometry.bodies = bodies
+    people, apart = set_apart(people)
+    held = Held(apart, geometry)
     net = build(models, config.encoder)
     if start is not None:
         read_back(net, start)
@@ -335,7 +390,7 @@ def train(
     if trainer.steps == 0 and start is None:
         trainer.net.standardise([next(stream)["crop"] for _ in range(6)])
     trainer.net.train()
-    log, last_log, last_save = out / "log.jsonl", time.time(), time.time()
+    log, last_log, last_save, next_look = out / "log.jsonl", time.time(), time.time(), trainer.minutes
     sums: dict[str, list[float]] = {}
     before = time.time()
     for sample in stream:
@@ -343,13 +398,18 @@ def train(
             sums.setdefault(key, []).append(value)
         now = time.time()
         trainer.minutes += (now - before) / 60
-        before = now
+        if held.batches and trainer.minutes >= min(next_look, config.minutes):
+            with trainer.with_average() as averaged:
+                row = {"minutes": round(trainer.minutes, 2), "steps": trainer.steps, "held": held.look(averaged)}
+            next_look += config.held_minutes
+            print(json.dumps(row), flush=True)
+            append(log, row)
+        before = time.time()
         if now - last_log > 30:
             row = {"minutes": round(trainer.minutes, 2), "steps": trainer.steps} | {
                 k: round(float(np.mean(v)), 4) for k, v in sums.items()
             }
-            with log.open("a") as stream_:
-                stream_.write(json.dumps(row) + "\n")
+            append(log, row)
             sums, last_log = {}, now
         if now - last_save > 180 or trainer.minutes >= config.minutes:
             trainer.save()
