@@ -197,13 +197,13 @@ def _errors(body: Body, frames: int, rng: np.random.Generator) -> Array:
     out = np.zeros((frames, len(groups), 3))
     for g, name in enumerate(groups):
         across, depth, alike = PARTS[name.split(".")[0]]
-        out[:, g, :2] = across * _wandering(rng, frames, 2, ALIKE)
-        out[:, g, 2:] = depth * _wandering(rng, frames, 1, alike)
-    own = SCATTER * np.stack([_wandering(rng, frames, len(share), ALIKE) for _ in range(3)], -1)
+        out[:, g, :2] = across * wandering(rng, frames, 2, ALIKE)
+        out[:, g, 2:] = depth * wandering(rng, frames, 1, alike)
+    own = SCATTER * np.stack([wandering(rng, frames, len(share), ALIKE) for _ in range(3)], -1)
     return (np.einsum("vg,fgc->fvc", share, out) + own) / 1000
 
 
-def _wandering(rng: np.random.Generator, frames: int, count: int, alike: float) -> Array:
+def wandering(rng: np.random.Generator, frames: int, count: int, alike: float) -> Array:
     """First-order autoregressive noise (F, count) of deviation 1."""
     steps = rng.normal(size=(frames, count)) * np.sqrt(1 - alike**2)
     out = np.empty_like(steps)

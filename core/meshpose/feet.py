@@ -30,16 +30,28 @@ Array = npt.NDArray[Any]
 
 SIDES = "LR"
 CHAIN = ("upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot")
-CERTAIN = 5.2
-"""Logarithm of the odds that a still point on the floor bears; what speaks against it:"""
-PER_HEIGHT, HIGH, PER_HIGH = 28.0, 0.08, 80.0
-"""each metre above the floor, and each above a height where depth and floor are no excuse any more,"""
-PER_SPEED, SPEED_ACROSS, SPEED_ALONG = (19.0, 12.0), 1.0, 2.0
-"""and speed across the line of sight, and along it, where depth is a guess: half of the first at so many m/s."""
+CERTAIN = 6.0
+"""Logarithm of the odds that a point on the floor bears, of somebody who stands; what speaks against it:"""
+PER_HEIGHT, HIGH, PER_HIGH = 12.0, 0.08, 30.0
+"""each metre above the floor, where depth errs by centimetres, and each above a height that depth does not excuse,"""
+SPEED, ALONG = 0.7, 2.0
+"""a foot that travels: half of what there is at so many m/s, those along the line of sight, where depth is a guess,
+divided by ALONG;"""
+SWING, AHEAD, PAST = 10.0, 0.2, 0.1
+"""so much for a swing, which for the heel may begin so many seconds later, and for the ball have ended so many earlier:
+a step comes down on its heel and leaves from its ball;"""
+BUSY, BUSY_SECONDS = 2.0, 0.4
+"""so much where a swing is near at all: who stands stands on heel and ball;"""
+SINK, FASTEST_SINK = 3.0, 0.5
+"""in which each m/s counts by which the heel rises, or the ball sinks, up to the second;"""
+PER_SLOWER = 5.0
+"""and each m/s, up to one, by which the other foot is slower: what depth does to both feet alike is not theirs."""
 SPEED_CUTOFF = 2.8
 """Hz that pass half of a sole's way before its speed is taken."""
-SWITCH = 6.0
-"""What it costs to lift or set down a point, in the same odds at 25 fps."""
+STATES = np.array([[False, False], [True, False], [True, True], [False, True]])
+"""What heel and ball of a foot may do: neither bears, the heel, both, the ball."""
+CHANGES = np.array([[0.0, 3, 8, 6], [6, 0, 1, 8], [8, 6, 0, 1], [3, 8, 4, 0]])
+"""What it costs to go from one of them (row) to another, in the same odds at 25 fps; round by the heel it is cheap."""
 UNSEEN = 0.15
 """Visibility of a foot below which nothing is said about its contact."""
 LONGEST_FLOAT = 0.12
@@ -140,16 +152,40 @@ def find_contact(soles: Array, eye: Array, times: Array, seen: Array, grounded: 
     step = float(np.median(np.diff(times)))
     steady = smooth_positions(soles, times, strength=0.5, cutoff=min(SPEED_CUTOFF, 0.3 / step))
     velocity = np.gradient(steady, times, axis=0)
-    sight = steady - eye if np.ndim(eye) == 1 else steady - np.asarray(eye)[:, None]
-    sight /= np.maximum(np.linalg.norm(sight, axis=-1, keepdims=True), 1e-9)
-    along = (velocity * sight).sum(-1) ** 2
-    across = np.maximum((velocity**2).sum(-1) - along, 0)
     height = np.maximum(steady[..., 2] - _under(steady[..., 2], times, grounded)[:, None], -0.05)
-    odds = CERTAIN - PER_HEIGHT * height - PER_HIGH * np.maximum(height - HIGH, 0)
-    odds -= PER_SPEED[0] * across / (across + SPEED_ACROSS**2) + PER_SPEED[1] * along / (along + SPEED_ALONG**2)
-    odds = np.clip(odds, -8, 6)
+    pace = _pace(steady, velocity, eye)
+    swing = pace**2 / (pace**2 + SPEED**2)
+    around, ahead, past = (
+        _highest(swing, *(round(s / step) for s in reach))
+        for reach in ((BUSY_SECONDS, BUSY_SECONDS), (0.0, AHEAD), (PAST, 0.0))
+    )
+    slower = PER_SLOWER * np.clip(pace - pace[:, ::-1], -1, 1)
+    against = np.repeat(BUSY * around + slower, 2, 1)  # heel and ball, left, then right
+    against += PER_HEIGHT * height + PER_HIGH * np.maximum(height - HIGH, 0)
+    against += SWING * np.stack([ahead, past], -1).reshape(len(soles), 4)
+    rise = np.clip(velocity[..., 2], -FASTEST_SINK, FASTEST_SINK) * [1.0, -1.0, 1.0, -1.0]
+    against += SINK * np.repeat(around, 2, 1) * rise
+    odds = np.clip(CERTAIN - against, -8, 6)
     odds = np.where(np.repeat(seen, 2, 1) < UNSEEN, -1.0, odds)
-    return _two_states(odds * (step * 25), SWITCH, run)
+    return _courses(odds * (step * 25), run)
+
+
+def _pace(soles: Array, velocity: Array, eye: Array) -> Array:
+    """How fast each foot (F, 2) travels over the floor, m/s, the way along the line of sight counted less."""
+    eye = np.asarray(eye, np.float64)
+    sight = (soles - (eye if eye.ndim == 1 else eye[:, None]))[..., :2]
+    sight /= np.maximum(np.linalg.norm(sight, axis=-1, keepdims=True), 1e-9)
+    along = (velocity[..., :2] * sight).sum(-1)
+    across = velocity[..., 0] * sight[..., 1] - velocity[..., 1] * sight[..., 0]
+    square: Array = across**2 + (along / ALONG) ** 2
+    return np.sqrt(square.reshape(len(soles), 2, 2).mean(-1))
+
+
+def _highest(values: Array, before: int, after: int) -> Array:
+    """The highest of values (F, K) from so many frames before to so many after."""
+    padded = np.pad(values, ((before, after), (0, 0)), mode="edge")
+    out: Array = np.lib.stride_tricks.sliding_window_view(padded, before + after + 1, axis=0).max(-1)
+    return out
 
 
 def _under(height: Array, times: Array, grounded: bool) -> Array:
@@ -163,19 +199,21 @@ def _under(height: Array, times: Array, grounded: bool) -> Array:
     return np.clip(floor, -LONGEST_FLOAT, LONGEST_FLOAT) if grounded else floor
 
 
-def _two_states(score: Array, change: float, run: Array) -> Array:
-    """The most likely course (F, K) bool, where score (F, K) > 0 speaks for True and each change costs."""
-    out = np.zeros(score.shape, bool)
-    no, yes = -score[0] / 2, score[0] / 2
-    from_yes = np.zeros((*score.shape, 2), bool)  # came the best way to (no, yes) from yes?
-    for f in range(1, len(score)):
-        cost = change if run[f] == run[f - 1] else 0.0
-        from_yes[f, :, 0], from_yes[f, :, 1] = yes - cost > no, yes > no - cost
-        no, yes = np.maximum(no, yes - cost) - score[f] / 2, np.maximum(yes, no - cost) + score[f] / 2
-    out[-1] = yes > no
-    for f in range(len(score) - 1, 0, -1):
-        out[f - 1] = np.where(out[f], from_yes[f, :, 1], from_yes[f, :, 0])
-    return out
+def _courses(score: Array, run: Array) -> Array:
+    """The most likely course of both feet through STATES as (F, 4) bool, where score (F, 4) > 0 speaks for bearing."""
+    pay = score.reshape(len(score), 2, 1, 2) @ STATES.T.astype(np.float64)
+    pay = pay[:, :, 0]  # (F, 2, 4): frame, foot, state
+    best = pay[0]
+    came = np.zeros(pay.shape, np.int64)  # from which state the best way led there
+    for f in range(1, len(pay)):
+        ways = best[:, :, None] - (CHANGES if run[f] == run[f - 1] else 0.0)
+        came[f] = ways.argmax(1)
+        best = ways.max(1) + pay[f]
+    states = np.empty(pay.shape[:2], np.int64)
+    states[-1] = best.argmax(1)
+    for f in range(len(pay) - 1, 0, -1):
+        states[f - 1] = came[f, [0, 1], states[f]]
+    return STATES[states].reshape(len(score), 4)
 
 
 def stretches(mask: Array, run: Array | None = None) -> list[tuple[int, int]]:
