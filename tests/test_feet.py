@@ -8,7 +8,7 @@ import pytest
 
 from meshpose.body import Body, quaternion, rotation_matrix
 from meshpose.feet import Legs, Pose, find_contact, lock, stretches
-from tools.walks import TOWARDS, Truth, wandering, make_walk
+from tools.walks import TOWARDS, Truth, make_walk, wandering
 
 EYE = np.array([0.15, -4.6, 1.35])
 
