@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,52 @@ def meshpose() -> Meshpose:
         return subprocess.run(command, capture_output=True, text=True, env=env, **options)  # type: ignore[call-overload,no-any-return]
 
     return start
+
+
+@pytest.fixture(scope="session")
+def like_fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stands for fast.onnx: the checkout's `accurate`, with a word more in the format's field `doc_string`."""
+    from meshpose import weights
+
+    file = tmp_path_factory.mktemp("like_fast") / "fast.onnx"
+    file.write_bytes((weights.folder() / "accurate.onnx").read_bytes() + b"\x32\x04fast")
+    return file
+
+
+def _linked(folder: Path, put: pytest.MonkeyPatch, fast: Path | None) -> Path:
+    """A weights folder with `accurate` and, where it is given, `fast`, whatever the checkout holds."""
+    from meshpose import weights
+
+    real = weights.folder()
+    listed = json.loads((real / weights.LIST).read_text())
+    listed.pop("fast.onnx", None)
+    files = {name: real / name for name in listed} | ({"fast.onnx": fast} if fast else {})
+    for name, file in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(file)
+    if fast:
+        listed["fast.onnx"] = weights.digest(fast)
+    (folder / weights.LIST).write_text(json.dumps(listed))
+    put.setattr(weights, "folder", lambda: folder)
+    weights.path.cache_clear()
+    return folder
+
+
+@pytest.fixture
+def two_sizes(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, like_fast: Path
+) -> Iterator[Path]:
+    """The weights folder of an installation that has `accurate` and `fast`, for this process."""
+    from meshpose import weights
+
+    yield _linked(tmp_path_factory.mktemp("weights"), monkeypatch, like_fast)
+    weights.path.cache_clear()
+
+
+@pytest.fixture
+def one_size(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same of one that has `accurate` alone."""
+    from meshpose import weights
+
+    yield _linked(tmp_path_factory.mktemp("weights"), monkeypatch, None)
+    weights.path.cache_clear()

@@ -30,7 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from . import exporter
+from . import exporter, weights
 from .batch_task import PROGRAM, Report, Result, Task, run_task
 from .convert import Settings, take_path
 from .errors import Cancelled, InputError, MeshPoseError, OutputError
@@ -66,6 +66,7 @@ def convert_many(
     """
     watcher = watcher or Watcher()
     words = (*words, *_words(settings))
+    weights.model_file(settings.get("model", weights.DEFAULT))  # or else every clip would fail with the same sentence
     listed = expand(clips)
     jobs = max(1, (os.cpu_count() or 1) // THREADS) if jobs is None else jobs
     if jobs < 1:
@@ -111,6 +112,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace, settings: Settings, words: Sequence[str]) -> int:
     """`meshpose batch`: exit code 0 if all clips went well, 1 if some failed.  settings: `words`, checked."""
     watcher = Watcher() if options.quiet else Teller()
+    weights.model_file(settings.model)
     try:
         then = [shlex.split(command) for command in options.then]
     except ValueError as error:

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__, exporter
+from . import __version__, exporter, weights
 from .errors import Cancelled, InputError, MeshPoseError
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_settings(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """The options that say how a clip is converted: those of `run` and of `batch`."""
     before = len(parser._actions)
-    parser.add_argument("--model", default="accurate", metavar="NAME", help="the network (accurate)")
+    size = f"the network ({weights.DEFAULT}): fast needs less time for each person and places limbs less exactly"
+    parser.add_argument("--model", default=weights.DEFAULT, metavar="fast|accurate", help=size)
     parser.add_argument("--person", type=int, metavar="N", help="keep only this person")
     parser.add_argument("--max-people", type=int, metavar="N", help="follow at most so many at a time")
     parser.add_argument("--min-size", type=float, default=32.0, metavar="PX", help="smallest person looked for (32)")

@@ -56,16 +56,16 @@ RAW_SETTINGS = ("model", "max_people", "min_size", "detect_every", "start", "end
 class Settings:
     """How to convert.
 
-    model: name of the network.  person: keep this person only (id).  max_people: follow at most so many at a time.
-    min_size: pixels of a person's longer side below which nobody is looked for.  detect_every: frames between looks
-    for new people.  focal_mm (full-frame equivalent) or fov (degrees of the longer side): the lens; neither: EXIF, or a
-    guess.  height: the people's height in metres, for their size and distance.  start, end: first frame, and the one
-    to stop before (0 is the clip's first).  preview: write the preview, too.  heights: metres of single people by id,
-    over `height`.  only: keep only the people who stand in these boxes, each (frame, x, y, w, h) in pixels, as
-    `look` finds them.  smooth, lock_feet, level, camera, fill_gaps: see `MotionSettings`.
+    model: the network, one of `weights.models()`.  person: keep this person only (id).  max_people: follow at most so
+    many at a time.  min_size: pixels of a person's longer side below which nobody is looked for.  detect_every: frames
+    between looks for new people.  focal_mm (full-frame equivalent) or fov (degrees of the longer side): the lens;
+    neither: EXIF, or a guess.  height: the people's height in metres, for their size and distance.  start, end: first
+    frame, and the one to stop before (0 is the clip's first).  preview: write the preview, too.  heights: metres of
+    single people by id, over `height`.  only: keep only the people who stand in these boxes, each (frame, x, y, w, h)
+    in pixels, as `look` finds them.  smooth, lock_feet, level, camera, fill_gaps: see `MotionSettings`.
     """
 
-    model: str = "accurate"
+    model: str = weights.DEFAULT
     person: int | None = None
     max_people: int | None = None
     min_size: float = 32.0
@@ -256,8 +256,13 @@ def _take_to_continue(path: Path, info: ClipInfo, settings: Settings, same: bool
     if finished:
         wanted["network"] = old.get("network")  # a newer network does not make a finished Take wrong
     differ = [name for name in (*RAW_SETTINGS, "network") if old.get(name) != wanted[name]]
+    if "model" in differ and "network" in differ:
+        differ.remove("network")  # its files' hashes say the same once more
     if differ:
-        changes = ", ".join(f"{name} {old.get(name)} -> {wanted[name]}" for name in differ)
+        changes = ", ".join(
+            "the network's file is another one" if name == "network" else f"{name} {old.get(name)} -> {wanted[name]}"
+            for name in differ
+        )
         raise TakeError(f"{path}: this Take was begun with other settings ({changes}); --restart makes it anew")
     take = Take.resume(path)
     take.set_clip(dataclasses.replace(take.clip, path=info.path))
@@ -303,8 +308,8 @@ class _Job:
         self.lost = False  # the clip went away while it was read
         self.info = probe(Path(clip))
         self.camera = _camera(self.info, settings)
-        for name in (f"{settings.model}.onnx", *WEIGHTS):  # a damaged one ends the job before it replaces a Take
-            weights.path(name)
+        for name in (weights.model_file(settings.model), *WEIGHTS):
+            weights.path(name)  # a damaged one ends the job before it replaces a Take
         self.path = take_path(clip, out)
         _check_output(self.path)
         self.take: Take | None = None

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from . import metrics
+from . import metrics, weights
 from .body import Body
 from .camera import Camera, bone_lengths, metres_per_pixel, place
 from .coco import Person, Pictures, encode_segmentation, load_set
@@ -71,7 +71,7 @@ class Answers(Protocol):
 class MeshAnswers:
     """MeshPose: box -> crop -> network -> metres -> upsampled mesh -> joints, silhouette, surface."""
 
-    def __init__(self, model: str = "accurate", threads: int = 2) -> None:
+    def __init__(self, model: str = weights.DEFAULT, threads: int = 2) -> None:
         self._estimator = Estimator(Network(model, threads))
         self._body = Body.load()
         self._upsampler = Upsampler.load()
@@ -315,7 +315,7 @@ def evaluate(
     set_file: Path | str,
     images: Sequence[Path | str],
     estimator: str | Answers = "meshpose",
-    model: str = "accurate",
+    model: str = weights.DEFAULT,
     limit: int | None = None,
     threads: int = 2,
     with_masks: bool = False,
@@ -324,6 +324,7 @@ def evaluate(
     """Runs an estimator on every person of a COCO-format set.
 
     images: zips and folders of its pictures. estimator: "meshpose", "landmarks" or anything that answers alike.
+    model: of "meshpose", one of `weights.models()`.
     limit: only the first persons. with_masks: the results hold the silhouettes too. progress: wraps the walk over the
     persons (tqdm does). Raises InputError for bad input, WeightsError for bad weights; a person whose estimate fails
     is a warning and counts as wrong.
@@ -346,7 +347,8 @@ def evaluate(
         outcomes[index] = judge.outcome(person, image)
     done = [outcomes[i] for i in range(len(people))]
     name = estimator if isinstance(estimator, str) else type(estimator).__name__
-    figures = {"estimator": name} | metrics.summary([o.score for o in done]) | _oks_figures(people, done)
+    named = {"estimator": name} | ({"model": model} if name == "meshpose" else {})
+    figures = named | metrics.summary([o.score for o in done]) | _oks_figures(people, done)
     figures["ms_per_person"] = 1000 * float(np.mean([o.seconds for o in done]))
     return Report(figures, [o.result for o in done], judge.warnings)
 
@@ -403,7 +405,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, metavar="FILE", help="write one JSON object per annotation")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--estimator", choices=ESTIMATORS, default="meshpose", help="landmarks = BlazePose heavy")
-    parser.add_argument("--model", default="accurate", metavar="NAME", help="MeshPose's network (accurate)")
+    size = f"MeshPose's network ({weights.DEFAULT})"
+    parser.add_argument("--model", default=weights.DEFAULT, metavar="fast|accurate", help=size)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N persons")
     return parser
 

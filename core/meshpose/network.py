@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import weights
 from .body import Body
 from .crop import CROP
 from .session import open_session
@@ -34,10 +35,13 @@ class Prediction:
 
 
 class Network:
-    """One ONNX session.  `model` names a file of the weights folder, `threads` those of one operator."""
+    """One ONNX session.  `model` is one of `weights.models()`, `threads` those of one operator.
 
-    def __init__(self, model: str = "accurate", threads: int = 2) -> None:
-        self._session = open_session(f"{model}.onnx", threads)
+    Raises InputError for another model, WeightsError for a damaged file.
+    """
+
+    def __init__(self, model: str = weights.DEFAULT, threads: int = 2) -> None:
+        self._session = open_session(weights.model_file(model), threads)
         self.model = model
 
     def __call__(self, crops: np.ndarray) -> Prediction:

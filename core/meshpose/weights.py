@@ -6,6 +6,8 @@
 
 In an installed package the files lie in `meshpose/weights/` (package data); in a checkout in `weights/` at the top.
 `weights/sha256.json` names every file and its SHA-256.  `python -m meshpose.weights` writes it anew after a change.
+
+    weights.models()                            # ["accurate", "fast"]: the sizes of the network that are here
 """
 
 from __future__ import annotations
@@ -16,9 +18,14 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from .errors import WeightsError
+from .errors import InputError, WeightsError
 
 LIST = "sha256.json"
+SIZES = ("accurate", "fast")
+"""The sizes in which the network is shipped, in the order in which they are offered."""
+DEFAULT = SIZES[0]
+DETECTOR = "people.onnx"
+"""A network of the folder that finds people; every other one makes meshes of them."""
 
 
 def folder() -> Path:
@@ -34,10 +41,7 @@ def path(name: str) -> Path:
     Raises WeightsError when the file is missing or its content is not the expected one.
     """
     file = folder() / name
-    try:
-        listed = json.loads((folder() / LIST).read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder() / LIST}: cannot be read ({error}); install MeshPose again") from error
+    listed = _listed()
     if name not in listed:
         known = ", ".join(sorted(listed))
         raise WeightsError(f"{name}: not a weight file of this version (there are: {known})")
@@ -48,6 +52,33 @@ def path(name: str) -> Path:
     if found != listed[name]:
         raise WeightsError(f"{file}: the file is damaged (its SHA-256 is not the listed one); install MeshPose again")
     return file
+
+
+def models() -> list[str]:
+    """Names of the networks that can be chosen: the sizes of SIZES that are here, then others by name.
+
+    `sha256.json` says what is here: a file that lies in the folder unlisted is none of this version's.  Raises
+    WeightsError when that list cannot be read.
+    """
+    found = {name.removesuffix(".onnx") for name in _listed() if name.endswith(".onnx") and name != DETECTOR}
+    return [*(size for size in SIZES if size in found), *sorted(found.difference(SIZES))]
+
+
+def model_file(model: str) -> str:
+    """The weight file of the network called `model`.  InputError where there is none of that name."""
+    there = models()
+    if model not in there:
+        raise InputError(f"--model {model}: this MeshPose has no such network; choose {' or '.join(there)}")
+    return f"{model}.onnx"
+
+
+def _listed() -> dict[str, str]:
+    """Weight file -> its SHA-256, from the list."""
+    try:
+        listed: dict[str, str] = json.loads((folder() / LIST).read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder() / LIST}: cannot be read ({error}); install MeshPose again") from error
+    return listed
 
 
 def digest(file: Path) -> str:
