@@ -68,6 +68,9 @@ class MESHPOSE_OT_convert(bpy.types.Operator):
     focal_mm: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Focal Length", description="Of the camera, as on 36 mm full frame; 0: as in the panel", min=0.0
     )
+    model: bpy.props.StringProperty(  # type: ignore[valid-type]
+        name="Network", description="The network to use, accurate or fast; empty: as in the panel"
+    )
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -88,7 +91,7 @@ class MESHPOSE_OT_convert(bpy.types.Operator):
             return {"CANCELLED"}
         task = conversion_of(context, clip)
         task.options["restart"] = self.restart
-        task.options |= {name: getattr(self, name) for name in ("max_people", "height") if getattr(self, name)}
+        task.options |= {name: getattr(self, name) for name in ("max_people", "height", "model") if getattr(self, name)}
         if self.focal_mm:
             task.options |= {"focal_mm": self.focal_mm, "fov": None}
         if self.out:

@@ -24,7 +24,7 @@ from . import job as jobs
 from .job import Job
 from .looks import socket
 from .scene import BuiltPerson, BuiltTake, takes
-from .settings import MESHPOSE_PT_presets, MeshPoseProperties
+from .settings import MESHPOSE_PT_presets, MeshPoseProperties, model_is_a_choice
 from .watching import count_people, watch
 
 STAGES = {
@@ -188,6 +188,8 @@ class MESHPOSE_PT_clip(_Sub, bpy.types.Panel):
             column.prop(settings, "last")
         layout.prop(settings, "frame_start")
         draw_lens(layout, settings)
+        if model_is_a_choice():
+            layout.prop(settings, "model")
         layout.prop(settings, "folder")
         layout.prop(settings, "preview")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import bpy
 from bl_operators.presets import AddPresetBase
 from bl_ui.utils import PresetPanel
 
-from meshpose import rigs
+from meshpose import MeshPoseError, rigs, weights
 
 from . import compat
 
@@ -47,7 +48,7 @@ DERIVED = ("smooth", "lock_feet", "level", "camera", "fill_gaps")
 """Settings that a re-fit can change as they are; lens, height and persons are told apart."""
 PRESET_PROPERTIES = (
     *DERIVED, "detect_every", "min_size", "use_max_people", "max_people", "use_height", "height",
-    "lens", "focal_mm", "fov", "preview", "rig", "reduce_keys",
+    "lens", "focal_mm", "fov", "model", "preview", "rig", "reduce_keys",
 )  # fmt: skip
 """What a preset holds: how people are found and moved, nothing of one clip."""
 
@@ -68,6 +69,39 @@ def _rigs(settings: MeshPoseProperties, context: bpy.types.Context | None) -> li
             title, text = RIG_TITLES.get(name, (name.replace("_", " ").title(), f"The rig of weights/rigs/{name}.npz"))
             _rig_items.append((name, title, text))
     return _rig_items
+
+
+MODEL_TITLES = {
+    "accurate": ("Accurate", "Arms and legs are placed most exactly; every person takes longer: for what you keep"),
+    "fast": (
+        "Fast",
+        "The network takes little more than half the time, which tells most with several people; arms and legs are "
+        "placed less exactly: for a first look and for crowds",
+    ),
+}
+"""Name and effect of the networks that come with us; another one of weights/ goes by its own name."""
+_model_items: list[tuple[str, str, str, str, int]] = []
+
+
+def _models(
+    settings: MeshPoseProperties | None, context: bpy.types.Context | None
+) -> list[tuple[str, str, str, str, int]]:
+    """Those that are here.  A .blend keeps an item's number, so a name has the same one whatever else is here."""
+    if not _model_items:
+        try:
+            names = weights.models()
+        except MeshPoseError:  # a broken installation: a drawn panel cannot say so, the conversion will
+            names = [weights.DEFAULT]
+        for name in names:
+            title, text = MODEL_TITLES.get(name, (name.replace("_", " ").title(), f"The network weights/{name}.onnx"))
+            number = weights.SIZES.index(name) if name in weights.SIZES else zlib.crc32(name.encode()) >> 8
+            _model_items.append((name, title, text, "NONE", number))
+    return _model_items
+
+
+def model_is_a_choice() -> bool:
+    """Whether there is more than one network to choose from."""
+    return len(_models(None, None)) > 1
 
 
 def _clip_changed(settings: MeshPoseProperties, context: bpy.types.Context) -> None:
@@ -143,6 +177,14 @@ class MeshPoseProperties(bpy.types.PropertyGroup):
         min=math.radians(2.0),
         max=math.radians(170.0),
         subtype="ANGLE",
+    )
+    model: bpy.props.EnumProperty(  # type: ignore[valid-type]
+        name="Network",
+        description=(
+            "Which network the next conversion uses. A clip that was converted with the other one has to be converted "
+            "anew; Re-fit goes on with what is there"
+        ),
+        items=_models,
     )
     preview: bpy.props.BoolProperty(  # type: ignore[valid-type]
         name="Preview Video",
@@ -236,6 +278,7 @@ def conversion(settings: MeshPoseProperties) -> dict[str, Any]:
     options: dict[str, Any] = {name: getattr(settings, name) for name in DERIVED}
     options |= _told(settings)
     options |= {name: getattr(settings, name) for name in ("min_size", "detect_every", "preview")}
+    options["model"] = settings.model or weights.DEFAULT  # empty: chosen where there was a network that is not here
     options["max_people"] = settings.max_people if settings.use_max_people else None
     options["only"] = chosen(settings)
     if settings.use_range:

@@ -302,6 +302,73 @@ def test_the_settings_become_the_jobs_options(registered: None) -> None:
     assert settings.conversion(chosen)["fov"] == pytest.approx(55.0)
 
 
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the panel's list offers now: as after a start of Blender with the weights that are there."""
+    monkeypatch.setattr(settings, "_model_items", [])
+    return settings._models(None, None)
+
+
+def test_the_networks_that_are_here_can_be_chosen(
+    registered: None, two_sizes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [(item[0], item[4]) for item in networks(monkeypatch)] == [("accurate", 0), ("fast", 1)]
+    assert all(len(item[2]) > 40 for item in settings._models(None, None)), "what is gained, what is lost"
+    chosen = bpy.context.scene.meshpose
+    assert chosen.model == "accurate" and settings.conversion(chosen)["model"] == "accurate"
+    chosen.clip, chosen.model = "/x/a.mp4", "fast"
+    assert ("prop", "model") in drawn(panel.MESHPOSE_PT_clip)
+    words = jobs.command_line("a.mp4", ".", **settings.conversion(chosen))
+    assert words[words.index("--model") + 1] == "fast"
+    assert "model" not in settings.changes(chosen), "a re-fit keeps the Take's own"
+    bpy.ops.meshpose.use_preset(name="Balanced")
+    assert chosen.model == "accurate", "a preset is the whole way to convert"
+
+
+def test_the_choice_of_the_network_is_kept_in_the_file_and_in_presets(
+    registered: None, two_sizes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    networks(monkeypatch)
+    bpy.context.scene.meshpose.model = "fast"
+    bpy.ops.meshpose.save_preset(name="MeshPose test fast")
+    path = bpy.utils.preset_find("MeshPose_test_fast", "meshpose")
+    try:
+        assert "settings.model = 'fast'" in Path(path).read_text()
+    finally:
+        Path(path).unlink()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
+    assert bpy.context.scene.meshpose.model == "fast"
+
+
+def test_a_file_that_chose_a_network_which_is_not_here(
+    registered: None, one_size: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = bpy.context.scene.meshpose
+    chosen.clip = "/x/a.mp4"
+    monkeypatch.setattr(settings, "_model_items", [("fast", "Fast", "As it was where the file was saved", "NONE", 1)])
+    chosen.model = "fast"
+    assert settings.conversion(chosen)["model"] == "fast"
+    assert [item[0] for item in networks(monkeypatch)] == ["accurate"]
+    assert ("prop", "model") not in drawn(panel.MESHPOSE_PT_clip), "nothing to choose"
+    assert settings.conversion(chosen)["model"] == "accurate"
+    (one_size / "sha256.json").write_text("damaged")
+    assert [item[0] for item in networks(monkeypatch)] == ["accurate"], "the panel is still drawn; the job says it"
+
+
+def test_the_operator_takes_a_network_for_once(registered: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def start(clip: str, out: Path, **options: Any) -> Job:
+        told.update(options)
+        return fake(PROGRESS)
+
+    monkeypatch.setattr(jobs, "start", start)
+    bpy.ops.meshpose.convert(clip="/x/a.mp4", model="fast")
+    until(lambda: watching.look() is None)
+    assert told["model"] == "fast" and bpy.context.scene.meshpose.model == "accurate"
+
+
 # -- the result --------------------------------------------------------------------------------------------------------
 
 
