@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from meshpose import feet
 from meshpose.body import Body, quaternion, rotation_matrix
 from meshpose.feet import Legs, Pose, find_contact, lock, stretches
 from tools.walks import TOWARDS, Truth, make_walk, wandering
@@ -146,7 +147,40 @@ def test_a_leg_out_of_reach_lowers_the_hips(walk: Truth) -> None:
     held = lock(legs, rotations, root + [0, 0, 0.06], walk.contact, walk.times)
     pose = legs.pose(held.rotations, held.translation)
     assert np.abs(pose.soles[..., 2][walk.contact]).max() < 0.015
-    assert held.lift.max() < 0 and np.abs(np.diff(held.lift)).max() < 0.02
+    up = held.shift[:, 2]
+    assert up.max() < 0 and np.abs(np.diff(up)).max() < 0.02
+
+
+def test_knees_keep_their_bend(walk: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hips that are 3 cm off, and too low: they go to where the legs are as bent as they were."""
+    legs, rotations, root = in_world(walk)
+    before = legs.pose(rotations, root)
+    away = root + 0.03 * np.stack([np.sin(walk.times), np.cos(walk.times), -np.ones(len(root))], 1)
+    noise = []
+    for shift in (feet._shift, lambda *given: np.zeros((len(root), 3))):
+        monkeypatch.setattr(feet, "_shift", shift)
+        held = lock(legs, rotations, away, walk.contact, walk.times, EYE)
+        bent = np.degrees(knees(legs.pose(held.rotations, held.translation)) - knees(before))
+        noise.append(float(np.sqrt((bent**2).mean())))
+        print(f"knees {bent.mean():+.2f} degrees, {noise[-1]:.2f}")
+        assert len(noise) > 1 or abs(bent.mean()) < 2
+    assert noise[0] < 0.5 * noise[1]
+
+
+def test_the_free_end_of_a_foot_stays_over_the_floor(walk: Truth) -> None:
+    """Feet that hang from the ankle, toes down, and the other way: held by one end, the other does not sink."""
+    legs, rotations, root = in_world(walk)
+    body = Body.load()
+    for angle in (-0.25, 0.25):
+        tipped = rotations.copy()
+        for side in "LR":
+            foot = body.bone_names.index(f"foot.{side}")
+            turn = rotation_matrix(np.array([np.cos(angle / 2), np.sin(angle / 2), 0, 0]))
+            tipped[:, foot] = quaternion(turn @ rotation_matrix(rotations[:, foot]))
+        held = lock(legs, tipped, root, walk.contact, walk.times, EYE)
+        soles = legs.pose(held.rotations, held.translation).soles[..., 2]
+        print(f"{angle}: deepest {1000 * soles[walk.contact.reshape(-1, 2, 2).any(2).repeat(2, 1)].min():.1f} mm")
+        assert soles[walk.contact.reshape(-1, 2, 2).any(2).repeat(2, 1)].min() > -0.006
 
 
 def test_stretches_end_at_gaps() -> None:

@@ -63,9 +63,11 @@ def test_feet_stand(measures: tuple[Measures, Measures]) -> None:
     raw, done = measures
     assert done.skate <= raw.skate / 5
     assert done.precision > 0.9 and done.recall > 0.9
-    assert done.sunk < 2 and done.through < 2, "mm under the floor"
+    assert done.sunk < 2 and done.through < 0.5, "mm under the floor"
     assert done.floating < raw.floating / 4
     assert done.knee < raw.knee, "knees do not pop"
+    assert abs(done.bend - raw.bend) < 5, "knees are as bent as they were, degrees"
+    assert done.bend_noise < 1.15 * raw.bend_noise
 
 
 def test_the_floor_is_level(measures: tuple[Measures, Measures]) -> None:

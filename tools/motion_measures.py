@@ -45,7 +45,8 @@ class Measures:
     height of those over the floor, and depth under it, mm; through: mean depth of the lowest point of the soles under
     the floor over all frames, mm; precision, recall of contact; tilt, roll: of the camera, degrees off; depth: standard
     deviation of the distance's error, percent of the distance; knee: 99.9th percentile of the knees' angular
-    acceleration, against the truth's.
+    acceleration, against the truth's; bend, bend_noise: mean of the knees' bend over the truth's, and its root mean
+    square, degrees.
     """
 
     joints: float
@@ -63,6 +64,8 @@ class Measures:
     roll: float
     depth: float
     knee: float
+    bend: float
+    bend_noise: float
 
 
 def measure(truth: Truth, rows: Array, motion: Motion, world: World) -> Measures:
@@ -79,6 +82,7 @@ def measure(truth: Truth, rows: Array, motion: Motion, world: World) -> Measures
     pose = legs.pose(motion.rotations.astype(np.float64), motion.translation)
     own = Legs(Body.load(), truth.shape, 1.0)
     own_pose = own.pose(truth.rotations[rows], truth.translation[rows])
+    bent = np.degrees(_knees(pose) - _knees(own_pose))
     bears = truth.contact[rows]
     pairs = bears[1:] & bears[:-1]
     slide = np.linalg.norm(np.diff(pose.soles[..., :2], axis=0), axis=-1)
@@ -104,6 +108,8 @@ def measure(truth: Truth, rows: Array, motion: Motion, world: World) -> Measures
         roll=float(np.degrees(np.arcsin(np.clip(away[0, 2], -1, 1)))),
         depth=100 * float(np.std(distance / true_distance)),
         knee=_knee(pose, step) / max(_knee(own_pose, step), 1e-9),
+        bend=float(bent.mean()),
+        bend_noise=float(np.sqrt((bent**2).mean())),
     )
 
 
@@ -149,12 +155,17 @@ def _lag(found: Array, true: Array, most: int = 5) -> int:
     return int(np.argmax([(a[most + k : len(a) - most + k] * inner).sum() for k in range(-most, most + 1)]) - most)
 
 
-def _knee(pose: Pose, step: float) -> float:
-    """99.9th percentile of the knees' angular acceleration, rad/s^2."""
+def _knees(pose: Pose) -> Array:
+    """How far the knees are bent (F, 2), radians."""
     thigh, shin = pose.knees - pose.hips, pose.ankles - pose.knees
     cosine = (thigh * shin).sum(-1) / np.linalg.norm(thigh, axis=-1) / np.linalg.norm(shin, axis=-1)
-    angle = np.arccos(np.clip(cosine, -1, 1))
-    return float(np.quantile(np.abs(np.diff(angle, 2, axis=0)), 0.999)) / step**2
+    out: Array = np.arccos(np.clip(cosine, -1, 1))
+    return out
+
+
+def _knee(pose: Pose, step: float) -> float:
+    """99.9th percentile of the knees' angular acceleration, rad/s^2."""
+    return float(np.quantile(np.abs(np.diff(_knees(pose), 2, axis=0)), 0.999)) / step**2
 
 
 def compare(truth: Truth, track: Track, settings: MotionSettings | None = None) -> tuple[Measures, Measures]:

@@ -9,8 +9,9 @@
 A foot is taken as one stiff piece with two points on its sole: the back of the heel and the ball of the toes. In a
 stance both have one place on the floor; the heel's holds while the heel bears, the ball's while the ball does, and both
 are as far apart as the foot is long, so that it can roll. Between stances what was corrected fades out smoothly. The
-leg follows by two-bone inverse kinematics: the knee stays in its plane, and where a leg would have to be longer than it
-is the hips come down a little, slowly, rather than the knee snapping straight.
+leg follows by two-bone inverse kinematics: the knee stays in its plane, the hips go with the feet so that knees stay as
+bent as they were, and where a leg would have to be longer than it is the hips come down a little, slowly, rather than
+the knee snapping straight.
 
 Frame of reference: the world, metres, z up, the floor at z = 0.
 """
@@ -63,9 +64,13 @@ STRAY, STRAY_ALONG, LEAST_SPLIT = 0.12, 0.3, 12
 two, if it lasts for so many frames."""
 RAY_SIGMA, DEPTH_SIGMA = 0.02, 0.1
 """Metres by which a sole errs across its ray, and along it."""
-LIFT_CUTOFF, LARGEST_LIFT = 2.5, 0.1
-"""Hz that pass half of how the hips follow the feet up and down, and metres by which they do at most."""
-REACH = 0.993
+SHIFT_CUTOFF, LARGEST_SHIFT, SHIFT_ROUNDS = 4.0, 0.1, 3
+"""Hz that pass half of how the hips follow the feet, metres by which they do at most each way, and how often it is
+found anew: legs turn as the hips go."""
+SHIFT_SIGMA, KNEE_SIGMA, STRAIGHT = (0.02, 0.04, 0.1), np.radians(9.0), 0.999
+"""Metres by which the hips may be off where they were seen: across the line of sight, along it, and up; radians by
+which a knee may; and the share of its length at which a leg counts as straight."""
+REACH = 0.997
 """Share of a leg's length to which it is stretched without the hips coming down."""
 
 
@@ -84,11 +89,11 @@ class Pose:
 
 @dataclass(frozen=True, eq=False)
 class Locked:
-    """rotations (F, J, 4), translation (F, 3); lift (F,) metres by which the hips went up."""
+    """rotations (F, J, 4), translation (F, 3); shift (F, 3) metres by which the hips went."""
 
     rotations: Array
     translation: Array
-    lift: Array
+    shift: Array
 
 
 class Legs:
@@ -241,7 +246,7 @@ def lock(
     """
     rotations, translation = np.asarray(rotations, np.float64), np.asarray(translation, np.float64)
     if len(rotations) < 4:
-        return Locked(rotations, translation, np.zeros(len(rotations)))
+        return Locked(rotations, translation, np.zeros((len(rotations), 3)))
     run = segments(times)
     release = max(2, round(RELEASE / float(np.median(np.diff(times)))))
     pose = legs.pose(rotations, translation)
@@ -255,13 +260,12 @@ def lock(
     targets = pose.ankles + np.stack(shifts, 1)
     hold = np.stack(holds, 1)
     extension = np.linalg.norm(pose.ankles - pose.hips, axis=-1)
-    lift = _lift(pose.hips, targets, extension, hold, times)
-    lift -= _drop(legs, pose.hips + lift[:, None, None] * [0.0, 0.0, 1.0], targets, extension, hold, times)
-    moved = lift[:, None] * [0.0, 0.0, 1.0]
+    moved = _shift(legs, pose.hips, targets, extension, hold, times, eye)
+    moved[:, 2] -= _drop(legs, pose.hips + moved[:, None], targets, extension, hold, times)
     out = rotations.copy()
     for side in range(2):
-        _bend(legs, pose, side, moved, targets[:, side], _exponential(turns[side]), out)
-    return Locked(out, translation + moved, lift)
+        _bend(legs, pose, side, moved, targets[:, side], turns[side], out)
+    return Locked(out, translation + moved, moved)
 
 
 def _along_rays(soles: Array, eye: Array) -> Array:
@@ -282,8 +286,8 @@ def _corrections(
     pose: Pose, down: Array, legs: Legs, side: int, contact: Array, run: Array, release: int,
     eye: Array | None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """What one foot needs: turn (F, 3) rotation vectors about the ankle, shift (F, 3) of the ankle, and how firmly the
-    foot is held (F,) 0..1. down (F, 4, 3): the soles by which the place of a stance is told.
+    """What one foot needs: turn (F, 3, 3) about the ankle, shift (F, 3) of the ankle, and how firmly the foot is held
+    (F,) 0..1. down (F, 4, 3): the soles by which the place of a stance is told.
     """
     heel, ball = pose.soles[:, 2 * side], pose.soles[:, 2 * side + 1]
     ankle = pose.ankles[:, side]
@@ -295,8 +299,11 @@ def _corrections(
         rows = np.arange(first, end)[both[first:end]]
         turn[rows] = _smallest_vector(ball[rows] - heel[rows], np.broadcast_to(ahead, (len(rows), 3)))
     flat = [(a, b) for a, b, *_ in stances for a, b in stretches(both & _within(len(both), a, b))]
-    turn = _fade(turn, flat, run, release)
-    spun = _exponential(turn)
+    held = [(first, end) for first, end, *_ in stances]
+    spun = _exponential(_fade(turn, flat, run, release))
+    ahead = np.einsum("fab,fb->fa", spun, ball - heel)
+    level = _fade(np.where(_inside(len(heel), held)[:, None], _levelled(ahead, bears), 0), held, run, release)
+    spun = _exponential(level) @ spun
     heel = ankle + np.einsum("fab,fb->fa", spun, heel - ankle)
     ball = ankle + np.einsum("fab,fb->fa", spun, ball - ankle)
     for first, end, at, ahead in stances:
@@ -307,11 +314,20 @@ def _corrections(
         known = share.any(1)
         shift[rows] = _between(away, known)
         hold[rows] = 1
-    held = [(first, end) for first, end, *_ in stances]
     shift, hold = _fade(shift, held, run, release), _fade(hold[:, None], held, run, release)[:, 0]
     low = np.minimum(heel[:, 2], ball[:, 2]) + shift[:, 2]
     shift[:, 2] += np.where(_inside(len(low), held), 0, _soft_positive(-low))
-    return turn, shift, hold
+    return spun, shift, hold
+
+
+def _levelled(ahead: Array, bears: Array) -> Array:
+    """Turns (F, 3), radians, that keep the other end of a foot over the floor where only its heel or only its ball
+    bears; ahead (F, 3) from heel to ball, bears (F, 2).
+    """
+    up = np.where(bears[:, 0], 1.0, -1.0) * (bears[:, 0] != bears[:, 1])  # how the free end counts, none: 0
+    raised = ahead.copy()
+    raised[:, 2] += up * _soft_positive(-up * ahead[:, 2])
+    return _smallest_vector(ahead, raised)
 
 
 def _within(count: int, first: int, end: int) -> Array:
@@ -420,18 +436,46 @@ def _ease(x: Array) -> Array:
     return x * x * (3 - 2 * x)
 
 
-def _lift(hips: Array, targets: Array, extension: Array, hold: Array, times: Array) -> Array:
-    """How far the hips go up (F,) so that held legs are as straight as they were: hips, ankles' targets (F, 2, 3),
-    extension (F, 2) before, hold (F, 2); slowly.
+def _shift(
+    legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array, eye: Array | None
+) -> Array:
+    """How far the hips go (F, 3) so that held knees are as bent as they were, slowly: hips and ankles' targets
+    (F, 2, 3), extension (F, 2) before, hold (F, 2).
+
+    The least such way, counted less along the line of sight, where the body's place is a guess. A straight leg says
+    most: a centimetre less bends its knee by many degrees.
     """
     weight = hold.sum(1)
+    out = np.zeros((len(hold), 3))
     if not weight.any():
-        return np.zeros(len(hold))
-    line = targets - hips
-    up = line[..., 2] + np.sqrt(np.maximum(extension**2 - (line[..., :2] ** 2).sum(-1), 0.01))
-    up = np.clip(up, -LARGEST_LIFT, LARGEST_LIFT)
-    mean = _between(((up * hold).sum(1) / np.maximum(weight, 1e-9))[:, None], weight > 0.5)
-    return smooth_positions(mean, times, np.clip(weight, 0.05, 1), cutoff=LIFT_CUTOFF)[:, 0]
+        return out
+    doubt = _doubt(hips.mean(1), eye)
+    length = legs.thigh + legs.shin
+    bent = np.sqrt(1 - np.clip(extension / length, 0, STRAIGHT) ** 2) / 2  # metres for each radian and metre of leg
+    firm = hold / (KNEE_SIGMA * length * bent) ** 2
+    for _ in range(SHIFT_ROUNDS):
+        line = targets - hips - out[:, None]
+        far = np.linalg.norm(line, axis=-1)
+        along = line / np.maximum(far[..., None], 1e-9)
+        matrix = np.einsum("fs,fsa,fsb->fab", firm, along, along) + doubt
+        right = np.einsum("fs,fsa->fa", firm * (far - extension), along) - np.einsum("fab,fb->fa", doubt, out)
+        step = np.linalg.solve(matrix, right[..., None])[..., 0]
+        wanted = np.clip(out + step, -LARGEST_SHIFT, LARGEST_SHIFT)
+        wanted = _between(wanted, weight > 0.5) if (weight > 0.5).any() else wanted
+        out = smooth_positions(wanted, times, np.clip(weight, 0.05, 1), cutoff=SHIFT_CUTOFF)
+    return out
+
+
+def _doubt(hips: Array, eye: Array | None) -> Array:
+    """What it costs the hips (F, 3) to go away from where they were seen (F, 3, 3), one over square metres."""
+    across, along, up = (1 / s**2 for s in SHIFT_SIGMA)
+    cost = np.diag([across, across, up])
+    if eye is None:
+        return np.repeat(cost[None], len(hips), 0)
+    sight = hips - eye
+    sight /= np.maximum(np.linalg.norm(sight, axis=1, keepdims=True), 1e-9)
+    out: Array = cost - (across - along) * sight[:, :, None] * sight[:, None]
+    return out
 
 
 def _drop(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array) -> Array:
