@@ -335,7 +335,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """[--long] [CLIP] [--json FILE]  frames per second, memory, time of the scene; --long: of a clip of ten minutes"""
+    """[--long] [CLIP] [--model NAME] [--json FILE]  speed, memory, time of the scene; --long: a clip of ten minutes"""
     long = "--long" in arguments
     environment("runtime", "evaluate", *(["blender"] if bpy_fits() else []), *(["test"] if long else []))
     rest = [argument for argument in arguments if argument != "--long"]

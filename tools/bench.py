@@ -3,7 +3,7 @@
 
 Every part is measured in a process of its own, so that its peak memory is its own:
 - convert: clip to Take, whole and by stage (time spent inside the public calls of each room, nested calls taken off)
-- landmarks: BlazePose heavy on the crops that the Take holds, decoding included; then MeshPose's network on the same
+- networks: each of our networks and BlazePose heavy on the crops that the Take holds, with 1 and with 2 threads
 - scene: a Take of 300 frames (the clip's people again and again) built by bpy; then frame after frame evaluated
 """
 
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -25,8 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from meshpose import MeshPoseError, weights
+
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "turn.mp4"
 SCENE_FRAMES = 300
+PEER, THREADS, AT_A_TIME = "BlazePose heavy", (1, 2), 6
 Figures = dict[str, Any]
 
 
@@ -101,7 +106,7 @@ def peak_mib() -> float:
 # ---------------------------------------------------------------- the parts, each in its own process
 
 
-def measure_convert(clip: Path, folder: Path) -> Figures:
+def measure_convert(clip: Path, folder: Path, model: str | None = None) -> Figures:
     """Clip to Take: frames per second of the whole, seconds by stage."""
     from meshpose import detect, network, preview, rig, take, track, video
 
@@ -120,10 +125,11 @@ def measure_convert(clip: Path, folder: Path) -> Figures:
     stages.wrap_iteration(preview, "write", "preview")
     start = clocks()
     with stages.inside("rest"):
-        result = convert.convert(clip, folder, restart=True)
+        result = convert.convert(clip, folder, restart=True, **({"model": model} if model else {}))
     seconds, cpu_seconds = clocks() - start
     frames = len(result.frames)
     return {
+        "model": result.settings["model"],
         "frames": frames,
         "people": len(result.people),
         "size": [result.clip.width, result.clip.height],
@@ -136,13 +142,14 @@ def measure_convert(clip: Path, folder: Path) -> Figures:
     }
 
 
-def measure_landmarks(clip: Path, take_file: Path) -> Figures:
-    """The peer's landmark path, and our network, on the first person's crops in every frame: decode, warp, run."""
+def measure_networks(clip: Path, take_file: Path) -> Figures:
+    """One person in every frame by each of our networks and by the peer, with 1 and with 2 threads: warp, pass, answer.
+
+    A few frames go through all of them before the next ones come, so that a machine that is busy now and then is busy
+    for all of them; the first of the few is not counted: the one before has filled the caches with its own weights.
+    Milliseconds are medians over the frames, of CPU they are means.
+    """
     from meshpose.crop import Crop
-    from meshpose.errors import MeshPoseError
-    from meshpose.estimate import Estimator
-    from meshpose.landmarks import LandmarkEstimator, fetch
-    from meshpose.network import Network
     from meshpose.take import Take
     from meshpose.video import Clip
 
@@ -151,31 +158,49 @@ def measure_landmarks(clip: Path, take_file: Path) -> Figures:
             return {"left_out": "nobody in the clip"}
         person = take.person(take.people[0])
         crops = {int(f): Crop.from_array(c) for f, c in zip(person.frames, person.crops())}
-    paths: dict[str, Callable[[np.ndarray, Crop], Any]] = {}
-    estimator = Estimator(Network())
-    paths["meshpose"] = lambda image, crop: estimator.on_crops(image, [crop])
-    figures: Figures = {}
-    try:
-        peer = LandmarkEstimator(fetch())
-        paths["landmarks"] = peer.from_crop
-    except MeshPoseError as error:
-        figures["left_out"] = str(error)
-    for name, run in paths.items():
-        spent, count = np.zeros(2), 0
-        frames = iter(Clip(clip))
-        while True:
-            start = clocks()
-            frame = next(frames, None)
-            if frame is None:
-                break
-            if frame.index in crops:
+    paths, left_out = _paths()
+    spent: dict[tuple[str, int], list[np.ndarray]] = {path: [] for path in paths}
+    frames = (frame for frame in Clip(clip) if frame.index in crops)
+    while block := list(itertools.islice(frames, AT_A_TIME)):
+        for path, run in paths.items():
+            for number, frame in enumerate(block):
+                start = clocks()
                 run(frame.image, crops[frame.index])
-                spent += clocks() - start if count else 0.0  # the first one warms up
-                count += 1
-        figures[f"{name}_fps"] = (count - 1) / spent[0] if count > 1 else float("nan")
-        figures[f"{name}_cpu_ms"] = 1000 * spent[1] / max(1, count - 1)
-    figures["peak_mib"] = peak_mib()
+                if number:
+                    spent[path].append(1000 * (clocks() - start))
+    figures: Figures = {"paths": [], "left_out": left_out, "peak_mib": peak_mib()}
+    for (name, threads), passes in spent.items():
+        if passes:
+            wall, cpu = np.array(passes).T
+            known = {"name": name, "threads": threads, "ms": float(np.median(wall)), "cpu_ms": float(cpu.mean())}
+            figures["paths"].append(known)
     return figures
+
+
+def _paths() -> tuple[dict[tuple[str, int], Callable[[np.ndarray, Any], Any]], str | None]:
+    """(network, threads) -> what runs it on a picture and a crop; and why the peer is left out, if it is.
+
+    The peer comes last: its second thread goes on turning for a moment after the answer, and would slow down ours.
+    """
+    from meshpose.estimate import Estimator
+    from meshpose.landmarks import LandmarkEstimator, fetch
+    from meshpose.network import Network
+
+    paths: dict[tuple[str, int], Callable[[np.ndarray, Any], Any]] = {}
+    for name in weights.models():
+        for threads in THREADS:
+            paths[name, threads] = functools.partial(_ours, Estimator(Network(name, threads)))
+    try:
+        folder = fetch()
+        for threads in THREADS:
+            paths[PEER, threads] = LandmarkEstimator(folder, threads).from_crop
+    except MeshPoseError as error:
+        return paths, str(error)
+    return paths, None
+
+
+def _ours(estimator: Any, image: np.ndarray, crop: Any) -> Any:
+    return estimator.on_crops(image, [crop])
 
 
 def lengthen(source: Path, target: Path, frames: int) -> None:
@@ -267,28 +292,36 @@ def in_own_process(part: str, *arguments: str | Path, script: Path = Path(__file
     return {"failed": last[-1] if last else f"exit code {result.returncode}"}
 
 
+def ratios(path: Figures, paths: list[Figures]) -> list[str]:
+    """A network's time, and that of all its threads, as multiples of the default network's and the peer's."""
+    others = {other["name"]: other for other in paths if other["threads"] == path["threads"]}
+    named = [name for name in (weights.DEFAULT, PEER) if name in others and path["name"] not in (name, PEER)]
+    parts = {name: [path[unit] / others[name][unit] for unit in ("ms", "cpu_ms")] for name in named}
+    return [f"{wall:.2f} x {name} (CPU {cpu:.2f})" for name, (wall, cpu) in parts.items()]
+
+
 def table(figures: Figures) -> str:
     """The figures for people: wall time first, CPU time of all threads behind it."""
-    whole, beside, scene = figures["convert"], figures["landmarks"], figures["scene"]
+    whole, beside, scene = figures["convert"], figures["networks"], figures["scene"]
     size = "x".join(map(str, whole["size"]))
     load = f", load {figures['load']:.1f}" if figures["load"] is not None else ""
     people = f"{whole['frames']} frames of {size}, {whole['people']} people"
     lines = [f"{figures['clip']}: {people}, {figures['cpus']} CPUs{load}"]
 
     def line(name: str, value: str, cpu: str = "", more: str = "") -> None:
-        lines.append(f"  {name:36s} {value:>16s}   {cpu:>16s}   {more}".rstrip())
+        lines.append(f"  {name:40s} {value:>16s}   {cpu:>16s}   {more}".rstrip())
 
     line("", "wall", "CPU")
     cpu = f"{1000 * whole['cpu_seconds'] / max(1, whole['frames']):.1f} ms a frame"
-    line("clip to Take and preview", f"{whole['fps']:.1f} fps", cpu, f"peak {whole['peak_mib']:.0f} MiB")
+    peak = f"peak {whole['peak_mib']:.0f} MiB"
+    line(f"clip to Take and preview, {whole['model']}", f"{whole['fps']:.1f} fps", cpu, peak)
     for stage, (wall, busy) in sorted(whole["ms_per_frame_by_stage"].items(), key=lambda item: -item[1][0]):
         line(f"  {stage}", f"{wall:.2f} ms a frame", f"{busy:.2f} ms a frame")
-    for name, words in (("meshpose", "our network, one person"), ("landmarks", "BlazePose heavy, one person")):
-        if f"{name}_fps" in beside:
-            cpu = f"{beside[f'{name}_cpu_ms']:.1f} ms a frame"
-            line(words, f"{beside[f'{name}_fps']:.1f} fps", cpu, "decode, warp, one pass")
+    for path in (paths := beside.get("paths", [])):
+        words = f"{path['name']}, one person, {path['threads']} thread{'s' * (path['threads'] > 1)}"
+        line(words, f"{path['ms']:.1f} ms", f"{path['cpu_ms']:.1f} ms", ", ".join(ratios(path, paths)))
     if reason := beside.get("left_out") or beside.get("failed"):
-        line("BlazePose heavy", "not measured", "", reason)
+        line(PEER if paths else "networks", "not measured", "", reason)
     if "failed" in scene:
         line("scene", "not measured", "", scene["failed"])
     else:
@@ -304,29 +337,36 @@ def main(argv: list[str]) -> int:
     """Measure and print; exit code 2 where the clip cannot be converted."""
     parser = argparse.ArgumentParser(prog="build.py bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("clip", nargs="?", type=Path, default=SAMPLE, help="a clip with people (default: the sample)")
+    parser.add_argument("--model", metavar="fast|accurate", help="the network that converts (accurate); all are timed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
-    parser.add_argument("--part", choices=("convert", "landmarks", "scene"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("convert", "networks", "scene"), help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--take", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.part:
         parts: dict[str, Callable[[], Figures]] = {
-            "convert": lambda: measure_convert(options.clip, options.folder),
-            "landmarks": lambda: measure_landmarks(options.clip, options.take),
+            "convert": lambda: measure_convert(options.clip, options.folder, options.model),
+            "networks": lambda: measure_networks(options.clip, options.take),
             "scene": lambda: measure_scene(options.take),
         }
         options.result.write_text(json.dumps(parts[options.part]()), "utf-8")
         return 0
+    try:
+        weights.model_file(options.model or weights.DEFAULT)
+    except MeshPoseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         figures: Figures = {"clip": str(options.clip), "cpus": os.cpu_count()}
         figures["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        figures["convert"] = in_own_process("convert", options.clip, "--folder", folder)
+        chosen = ["--model", options.model] if options.model else []
+        figures["convert"] = in_own_process("convert", options.clip, "--folder", folder, *chosen)
         if "failed" in figures["convert"]:
             print(f"error: {figures['convert']['failed']}", file=sys.stderr)
             return 2
         take = figures["convert"].pop("take")
-        figures["landmarks"] = in_own_process("landmarks", options.clip, "--take", take)
+        figures["networks"] = in_own_process("networks", options.clip, "--take", take)
         figures["scene"] = in_own_process("scene", options.clip, "--take", take)
     print(table(figures))
     if options.json:
