@@ -118,3 +118,84 @@ def test_localised_equals_torch_written_out() -> None:
     assert torch.allclose(found, plain.grad, atol=1e-5)
     inside = target.clamp(2, 253.9)
     assert torch.allclose((shares[..., None] * grid[cells]).sum(-2), inside, atol=0.1)
+
+
+def test_overview_begins_as_nothing() -> None:
+    """An untrained overview adds nothing and leaves every channel as it is; a trained one sees the whole picture."""
+    torch = pytest.importorskip("torch")
+    from training.model import Overview
+
+    torch.manual_seed(0)
+    overview, cells, last = Overview(12, 64), torch.randn(2, 64, 8, 8), torch.randn(2, 12, 2, 2)
+    addition, factor = overview(cells, last)
+    assert addition.shape == cells.shape and factor.shape == (2, 64, 1, 1)
+    assert float(addition.abs().max()) == 0 and float((factor - 1).abs().max()) == 0
+    with torch.no_grad():
+        overview.addition.weight.normal_()
+        before = overview(cells, last)[0][:, :, 7, 7]
+        cells[:, :, 0, 0] += 3 * torch.randn(2, 64)
+        after = overview(cells, last)[0][:, :, 7, 7]
+    assert float((after - before).abs().max()) > 1e-3
+
+
+def test_fullness_widens_limbs_and_keeps_their_length() -> None:
+    """Factor 1 changes nothing; 1.3 makes the rings of a limb 1.3 times as wide about the same middles."""
+    pytest.importorskip("torch")
+    from meshpose.body import Body
+    from training.fullness import PARTS, matrix, part_of, rings
+
+    body = Body.load()
+    points = body.template[body.lowpoly]
+    plain = dict.fromkeys((*PARTS, "trunk"), 1.0)
+    assert np.allclose(matrix(body, plain), np.eye(len(points)), atol=1e-6)
+    wide = matrix(body, {**plain, "leg": 1.3}) @ points
+    strongest = body.skin_bones[body.lowpoly][np.arange(len(points)), body.skin_weights[body.lowpoly].argmax(1)]
+    parts = np.array([part_of(str(body.bone_names[b])) for b in strongest])
+    middles = rings(body)
+    radius, wider = (np.linalg.norm(x - middles @ x, axis=1)[parts == "leg"] for x in (points, wide))
+    assert 1.15 < np.median(wider / radius) < 1.35
+    assert np.abs(wide - points)[parts == "hand"].max() < 1e-6
+    leg = parts == "leg"
+    assert abs(np.ptp(wide[leg, 2]) / np.ptp(points[leg, 2]) - 1) < 0.03
+    assert np.abs((middles @ wide - middles @ points)[leg]).max() < 0.02
+
+
+def test_score_learns_to_choose() -> None:
+    """Where one input tells the quality, the solved score takes the best start, and its AUC says so."""
+    pytest.importorskip("torch")
+    from training.boxed import choice, logistic
+
+    rng = np.random.default_rng(0)
+    quality = rng.random((120, 8))
+    inputs = np.concatenate([quality[..., None] + rng.normal(0, 0.02, (120, 8, 1)), rng.normal(0, 1, (120, 8, 5))], -1)
+    weight, bias = logistic(inputs.astype(np.float32), quality, 1e-3)
+    told = choice(inputs @ weight + bias, quality)
+    assert told["chosen"] > told["best of two"] - 0.02
+    assert choice(rng.random((120, 8)), quality)["chosen"] < told["chosen"] - 0.1
+
+
+def test_a_cut_photograph_hides_what_it_cuts() -> None:
+    """The picture ends within the body; what is outside is told so, and is still known."""
+    cv2 = pytest.importorskip("cv2")
+    pytest.importorskip("torch")
+    from training.data import OUTSIDE, SEEN, Person, cut
+
+    rng = np.random.default_rng(3)
+    vertices = np.concatenate([rng.uniform((60, 20), (140, 280), (500, 2)), np.zeros((500, 1))], 1).astype(np.float32)
+    image = np.zeros((300, 200, 3), np.uint8)
+    joints = np.concatenate([vertices[:14, :2], np.full((14, 1), 2)], 1).astype(np.float32)
+    person = Person(
+        cv2.imencode(".jpg", image)[1].tobytes(),
+        np.array([60, 20, 80, 260], np.float32),
+        joints,
+        vertices,
+        np.full(500, SEEN, np.uint8),
+    )
+    less = 0
+    for _ in range(20):
+        shown, small = cut(person, image, rng)
+        inside = np.all((shown.vertices[:, :2] > 0) & (shown.vertices[:, :2] < small.shape[1::-1]), axis=1)
+        assert ((shown.visibility == SEEN) == inside).all() and ((shown.visibility == OUTSIDE) == ~inside).all()
+        assert len(shown.vertices) == 500 and (person.visibility == SEEN).all()
+        less += not inside.all()
+    assert less > 12

@@ -17,18 +17,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
-from . import losses
+from meshpose.body import Body
+
+from . import boxed, fullness, losses
 from .branch import Store, Views, branch_loss, edges_of, load_bodies
 from .checkpoint import load_net
-from .data import Crops, Person, photographs, renders
+from .data import Crops, Person, photographs, renders, set_apart
 from .model import CROP, MeshPoseNet, fused
 from .train import Geometry
 
 STORED, VIEWS = 32, 160  # of a step: few thousand stored crops are soon known by heart, views never end
-GOOD = 0.06  # a vertex is right within this part of the crop's side (of a person who fills 0.8 of it)
+DECAYS = (3e-3, 1e-2, 3e-2, 1e-1)  # of the score's weights: the one that chooses best stays
 
 
 @torch.no_grad()
@@ -113,30 +114,22 @@ def shrink(net: MeshPoseNet, held: Store) -> float:
     return best
 
 
-def solve_score(net: MeshPoseNet, store: Store, decay: float = 3e-3) -> None:
-    """Logistic regression of the share of vertices that the heatmaps place right, from the summary and the peaks."""
-    v, s = store.vertices.shape[1], net.summary_size
-    error = (store.positions() - store.vertices[..., :2]).norm(dim=-1)
-    weight = store.heat_weight * store.visible.clamp(min=0.3)
-    quality = (weight * (error < GOOD * CROP)).sum(1) / weight.sum(1).clamp(min=1)
-    x = torch.cat([store.inputs[:, :s], store.inputs[:, s + 2 * v :]], 1)
-    mean, scale = x.mean(0), 1 / (x.std(0) + 1e-2)
-    x = (x - mean) * scale
-    w, b = torch.zeros(x.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)
-    optimiser = torch.optim.LBFGS([w, b], max_iter=120, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = functional.binary_cross_entropy_with_logits(x @ w + b, quality) + decay * w.square().sum()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    with torch.no_grad():
-        net.score.weight.copy_((w * scale)[None])
-        net.score.bias.copy_((b - (w * scale * mean).sum())[None])
-        correlation = float(torch.corrcoef(torch.stack([x @ w + b, quality]))[0, 1])
-        print(f"score: correlation with quality {correlation:.3f}, mean {float(quality.mean()):.2f}")
+def finish(net: MeshPoseNet, data: Path, people: list[Person], count: int) -> None:
+    """Solve score and fullness on persons who were set apart from the training, seen as the product sees them."""
+    body, network = Body.load(), boxed.TorchNetwork(net)
+    apart = set_apart(people)[1]
+    made, taken = [p for p in apart if p.exact], [p for p in apart if not p.exact]
+    net.fullness.copy_(torch.eye(len(net.fullness)))
+    seen = list(boxed.boxed(network, taken[: count * 2 // 3] + made[: count // 3]))
+    np.random.default_rng(0).shuffle(seen)  # type: ignore[arg-type]
+    worth = {decay: boxed.solve_score(net, seen, decay) for decay in DECAYS}
+    for decay, figures in worth.items():
+        print(f"score, decay {decay}:", {k: round(v, 3) for k, v in figures.items()}, flush=True)
+    boxed.solve_score(net, seen, max(DECAYS, key=lambda d: worth[d]["chosen"]))
+    groups = [fullness.bare(seen, body), fullness.clothed(network, data, count // 4)]
+    factors, before, after = fullness.solve(groups, body)
+    print(f"fullness {factors}: mean IoU {before:.3f} to {after:.3f}, {[len(g) for g in groups]} persons", flush=True)
+    net.fullness.copy_(torch.from_numpy(fullness.matrix(body, factors)))
 
 
 def report(net: MeshPoseNet, s: Store) -> None:
@@ -179,6 +172,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--judged", type=int, default=500, help="persons for score and fullness")
     parser.add_argument("--go-on", action="store_true", help="with the checkpoint's depth and visibility")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -203,7 +197,7 @@ def main() -> None:
     tune(net, train, held, views, geometry, a.minutes, a.rate)
     print(f"share of the corrections of X and Y that is kept: {shrink(net, held)}")
     report(net, held)
-    solve_score(net, store)
+    finish(net, a.data, people, a.judged)
     state = torch.load(a.checkpoint, weights_only=False)
     state.pop("branch_optimiser", None)
     torch.save(state | {"net": net.state_dict(), "averaged": {}}, a.out)

@@ -200,7 +200,10 @@ class Regression(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, inputs), positions (B, V, 2) crop px -> vertices (B, V, 3) in crop px, visibility logits (B, V)."""
-        h = self.code(x)
+        return self.spread(self.code(x), positions)
+
+    def spread(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The second half of `forward`: from the code (B, code)."""
         base = (positions[..., 0] / CROP, positions[..., 1] / CROP, 0.0)
         return torch.stack([axis(h, b) for axis, b in zip(self.axes, base, strict=True)], -1) * CROP, self.visibility(h)
 
@@ -241,7 +244,8 @@ class MeshPoseNet(nn.Module):
         self.mask = nn.Conv2d(hidden, 1, 1)
         self.summary_size = 4 * encoder.channels["down128"]
         self.regression = Regression(self.summary_size + 3 * vertices, vertices, *BRANCH[encoder.kind])
-        self.score = nn.Linear(self.summary_size + vertices, 1)
+        judged = self.summary_size + vertices + self.regression.reduce.out_features + vertices
+        self.score = nn.Linear(judged, 1)
         self.register_buffer("fullness", torch.eye(vertices))
         for key, count in encoder.channels.items():
             self.register_buffer(f"mean_{key}", torch.zeros(count))
@@ -304,12 +308,20 @@ class MeshPoseNet(nn.Module):
         and dense (B, 256, 64, 64)."""
         features = self.features(crops)
         heat = self.heat(features.dense)
+        return {**self.answer(features.summary, heat), "heat": heat, "dense": features.dense}
+
+    def answer(self, summary: Tensor, heat: Tensor) -> dict[str, Tensor]:
+        """Summary (B, S) and scores S (B, V, 64, 64) -> vertices (B, V, 3) crop px, visibility (B, V), score (B,) and
+        score_inputs (B, n), what it is made from."""
         positions, peaks = self.localise(heat)
-        regressed, seen = self.regression(self.lifting_inputs(features.summary, positions, peaks), positions)
+        inputs = self.lifting_inputs(summary, positions, peaks)
+        code = self.regression.code(inputs)
+        regressed, seen = self.regression.spread(code, positions)
         visibility = seen.sigmoid()
-        score = self.score(torch.cat([features.summary, peaks], 1)).sigmoid()[:, 0]
+        judged = torch.cat([summary, peaks, code, visibility], 1)
         mesh = self.fullness @ fused(positions, regressed, visibility)
-        return {"vertices": mesh, "visibility": visibility, "score": score, "heat": heat, "dense": features.dense}
+        score = self.score(judged).sigmoid()[:, 0]
+        return {"vertices": mesh, "visibility": visibility, "score": score, "score_inputs": judged}
 
 
 def fused(positions: Tensor, regressed: Tensor, visibility: Tensor) -> Tensor:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out persons as the product meets them: from a box, four start angles, then the crop of the own mesh.
+
+The score chooses between the starts and the fullness is judged by silhouettes, so both are solved on such estimates,
+not on the crops of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from meshpose.crop import Crop
+from meshpose.estimate import START_ANGLES, Estimate, Estimator
+from meshpose.network import Network, Prediction
+
+from .data import OUTSIDE, SEEN, Person, own_crop
+from .model import MeshPoseNet
+
+NEAR = 0.06  # a vertex is right within this part of the side of the person's own crop
+BESIDE = 0.3  # what a hidden vertex counts
+
+
+class TorchNetwork(Network):
+    """A network in torch behind the interface of the product's, which keeps what its score is made from."""
+
+    def __init__(self, net: MeshPoseNet) -> None:
+        self.net = net.eval().to(memory_format=torch.channels_last)
+        self.score_inputs = np.zeros((0, 0), np.float32)
+
+    @torch.no_grad()
+    def __call__(self, crops: np.ndarray) -> Prediction:
+        """As `meshpose.network.Network`; `score_inputs` (n, inputs) are those of these crops."""
+        rgb = torch.from_numpy(np.ascontiguousarray(crops[..., ::-1])).permute(0, 3, 1, 2).float() / 255
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = self.net.features(rgb.contiguous(memory_format=torch.channels_last))
+            heat = self.net.heat(features.dense)
+        found = self.net.answer(features.summary.float(), heat.float())
+        self.score_inputs = found["score_inputs"].numpy()
+        return Prediction(*(found[k].numpy() for k in ("vertices", "visibility", "score")))
+
+
+@dataclass
+class Boxed:
+    """One person's four starts and their four second passes: score inputs (8, n), quality (8,) 0..1, estimates."""
+
+    person: Person
+    inputs: np.ndarray
+    quality: np.ndarray
+    estimates: list[Estimate]
+
+    def best(self) -> Estimate:
+        """The second pass of the best quality."""
+        half = len(START_ANGLES)
+        return self.estimates[half + int(self.quality[half:].argmax())]
+
+
+def boxed(network: TorchNetwork, people: Iterable[Person]) -> Iterator[Boxed]:
+    """Each person with known vertices, hips and neck, seen eight times."""
+    estimator = Estimator(network)
+    for person in people:
+        image = cv2.imdecode(np.frombuffer(person.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        own = own_crop(person, (image.shape[1], image.shape[0]))
+        if own is None or person.vertices is None:
+            continue
+        box = tuple(float(v) for v in person.box)
+        starts = estimator.on_crops(image, [Crop.from_box(box, angle=a) for a in START_ANGLES])  # type: ignore[arg-type]
+        inputs = [network.score_inputs]
+        again = estimator.on_crops(image, [estimator.next_crop(e) for e in starts])
+        estimates = starts + again
+        quality = np.array([quality_of(person, own, e) for e in estimates])
+        yield Boxed(person, np.concatenate([*inputs, network.score_inputs]), quality, estimates)
+
+
+def quality_of(person: Person, own: Crop, estimate: Estimate) -> float:
+    """Share of the vertices that lie within NEAR of their true place; hidden ones count less, those outside nothing."""
+    if person.vertices is None or person.visibility is None:
+        raise ValueError("a person without vertices has no quality")
+    distance = np.linalg.norm(estimate.vertices[:, :2] - person.vertices[:, :2], axis=1) / own.side
+    weight = np.where(person.visibility == OUTSIDE, 0.0, np.where(person.visibility == SEEN, 1.0, BESIDE))
+    return float((weight * (distance < NEAR)).sum() / max(weight.sum(), 1e-6))
+
+
+def solve_score(net: MeshPoseNet, seen: list[Boxed], decay: float) -> dict[str, float]:
+    """Logistic regression (in place) of the quality from the score's inputs; tells what it is worth on the last fifth
+    of the persons, solved without them."""
+    inputs, quality = np.stack([b.inputs for b in seen]), np.stack([b.quality for b in seen])
+    split = len(seen) * 4 // 5
+    weight, bias = logistic(inputs[:split], quality[:split], decay)
+    worth = choice(inputs[split:] @ weight + bias, quality[split:])
+    weight, bias = logistic(inputs, quality, decay)
+    with torch.no_grad():
+        net.score.weight.copy_(torch.from_numpy(weight)[None])
+        net.score.bias.fill_(bias)
+    return worth
+
+
+def choice(score: np.ndarray, quality: np.ndarray) -> dict[str, float]:
+    """What (n, 8) scores choose among n persons' starts and second passes, as `Estimator.from_box` does."""
+    half = len(START_ANGLES)
+    rows = np.arange(len(score))
+    two = np.argsort(-score[:, :half], axis=1)[:, :2] + half
+    taken = two[rows, np.take_along_axis(score, two, 1).argmax(1)]
+    chosen = quality[rows, taken]
+    bad = chosen < 0.5 * chosen.mean()
+    order = np.argsort(np.argsort(score[rows, taken]))
+    above = (order[~bad].sum() - (~bad).sum() * ((~bad).sum() - 1) / 2) if bad.any() and (~bad).any() else np.nan
+    return {
+        "chosen": float(chosen.mean()),
+        "best of two": float(quality[rows[:, None], two].max(1).mean()),
+        "best of all": float(quality[:, half:].max(1).mean()),
+        "AUC": float(above / max(bad.sum() * (~bad).sum(), 1)),
+    }
+
+
+def logistic(inputs: np.ndarray, quality: np.ndarray, decay: float) -> tuple[np.ndarray, float]:
+    """weights (n,), bias of the logistic regression of quality (..., ) in 0..1 from inputs (..., n)."""
+    x = torch.from_numpy(inputs.reshape(-1, inputs.shape[-1]).astype(np.float32))
+    target = torch.from_numpy(quality.reshape(-1).astype(np.float32))
+    mean, scale = x.mean(0), 1 / (x.std(0) + 1e-2)
+    x = (x - mean) * scale
+    w, b = torch.zeros(x.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)
+    optimiser = torch.optim.LBFGS([w, b], max_iter=150, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(x @ w + b, target) + decay * w.square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    with torch.no_grad():
+        return (w * scale).numpy(), float(b - (w * scale * mean).sum())

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much fuller the mesh is made than the heatmaps say: `MeshPoseNet.fullness`, solved by silhouettes.
+
+A heatmap's mean lies where the vertex is on average over all that the picture leaves open.  What is left open about a
+limb is above all where its surface runs, so its vertices gather towards its middle: on held-out crops the rings of
+well-found limbs have 0.80 to 0.88 of their true radius.  A linear map of the low-poly takes that back: each
+vertex moves away from the middle of its ring by its part's factor.  The factors are those of the best mean IoU with
+bare bodies that are known exactly and with photographed, clothed people, both counting alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from meshpose.body import Body
+from meshpose.coco import Pictures, load_set
+from meshpose.crop import CROP, Crop
+from meshpose.estimate import Estimator
+
+from .boxed import Boxed, TorchNetwork
+
+PARTS = {
+    "arm": ("upperarm", "lowerarm"),
+    "hand": ("wrist", "metacarpal", "finger"),
+    "leg": ("upperleg", "lowerleg"),
+    "foot": ("foot", "toe"),
+    "head": (
+        "neck",
+        "head",
+        "jaw",
+        "eye",
+        "special",
+        "oris",
+        "tongue",
+        "levator",
+        "temporalis",
+        "risorius",
+        "orbicularis",
+    ),
+}
+"""Beginnings of the bones' names; all others are the trunk."""
+ALONG = 0.02  # standard deviation of a ring along its bone, in body heights
+GRID = 128  # silhouettes are compared in crops of this size
+STEP, LEAST, MOST = 0.05, 0.9, 1.6
+FOUND = 0.6  # quality from which an estimate counts: a wrong pose says nothing of thickness
+
+
+def part_of(bone: str) -> str:
+    """The part of the body that a bone belongs to."""
+    return next((part for part, names in PARTS.items() if bone.lower().startswith(names)), "trunk")
+
+
+def rings(body: Body) -> np.ndarray:
+    """(V, V): the middle of each low-poly vertex's ring, as a weighted mean of its bone's vertices.
+
+    A local linear fit along the bone (its rows keep points along it), so that ends of limbs are not drawn out.
+    """
+    points = body.template[body.lowpoly].astype(np.float64)
+    strongest = body.skin_weights[body.lowpoly].argmax(1)
+    bones = body.skin_bones[body.lowpoly][np.arange(len(points)), strongest]
+    names = [str(body.bone_names[b]) for b in bones]
+    trunk = [part_of(n) == "trunk" for n in names]
+    keys = np.array(["trunk" if t else f"{part_of(n)} {n[-1]} {n.split('.')[0][:8]}" for n, t in zip(names, trunk)])
+    spread = ALONG * np.ptp(points, axis=0).max()
+    out = np.eye(len(points))
+    for key in np.unique(keys):
+        rows = np.flatnonzero(keys == key)
+        if len(rows) < 6:
+            continue
+        centred = points[rows] - points[rows].mean(0)
+        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+        near = np.exp(-(((along[:, None] - along) / spread) ** 2) / 2)
+        offset = along[None] - along[:, None]
+        s0, s1, s2 = near.sum(1), (near * offset).sum(1), (near * offset**2).sum(1)
+        weight = near * (s2[:, None] - s1[:, None] * offset)
+        out[np.ix_(rows, rows)] = weight / (s0 * s2 - s1**2)[:, None]
+    return out
+
+
+def matrix(body: Body, factors: dict[str, float]) -> np.ndarray:
+    """(V, V) float32: the map that makes every part fuller by its factor; between parts the factors pass over as the
+    skin weights do."""
+    of_bone = np.array([factors[part_of(str(n))] for n in body.bone_names])
+    factor = (of_bone[body.skin_bones[body.lowpoly]] * body.skin_weights[body.lowpoly]).sum(1)
+    factor /= body.skin_weights[body.lowpoly].sum(1)
+    identity = np.eye(len(factor))
+    return (identity + (factor - 1)[:, None] * (identity - rings(body))).astype(np.float32)
+
+
+@dataclass
+class Silhouette:
+    """A low-poly (V, 2) as the network gives it and the true mask (GRID, GRID) bool, both in one crop."""
+
+    vertices: np.ndarray
+    mask: np.ndarray
+
+
+def drawn(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Silhouette (GRID, GRID) bool of a low-poly (V, 2), crop px."""
+    out = np.zeros((GRID, GRID), np.uint8)
+    points = np.clip(np.round((vertices * (GRID / CROP) - 0.5) * 16), -20000, 20000).astype(np.int32)
+    for triangle in points[faces]:
+        cv2.fillConvexPoly(out, triangle, 1, lineType=cv2.LINE_8, shift=4)
+    return out > 0
+
+
+def bare(seen: Iterable[Boxed], body: Body) -> list[Silhouette]:
+    """Well-found persons whose bare body is known exactly."""
+    out = []
+    for b in seen:
+        if b.person.exact and b.person.vertices is not None and b.quality[len(b.quality) // 2 :].max() > FOUND:
+            e = b.best()
+            true, found = (e.crop.to_crop(v)[:, :2] for v in (b.person.vertices, e.vertices))
+            out.append(Silhouette(found, drawn(true, body.lowpoly_faces)))
+    return out
+
+
+def clothed(network: TorchNetwork, data: Path, count: int) -> list[Silhouette]:
+    """The first `count` persons of ccp train with their label maps."""
+    estimator, pictures = Estimator(network), Pictures([data / "ccp" / "train.zip"])
+    out = []
+    for person in load_set(data / "ccp" / "train.json")[:count]:
+        image = pictures.image(person.image)
+        mask = pictures.silhouette(person, *image.shape[:2])
+        if mask is None:
+            continue
+        e = estimator.from_box(image, person.box)
+        warped = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, -1)
+        shown = Crop(e.crop.cx, e.crop.cy, e.crop.side, e.crop.angle).warp(warped, GRID)[..., 0] > 127
+        inside = e.crop.to_crop(e.vertices)[:, :2]
+        out.append(Silhouette(inside, shown))
+    return out
+
+
+def solve(groups: list[list[Silhouette]], body: Body) -> tuple[dict[str, float], float, float]:
+    """The factors of the best mean IoU, groups counting alike; and that IoU before and after."""
+    factors = dict.fromkeys((*PARTS, "trunk"), 1.0)
+    unit: dict[str, np.ndarray] = {
+        p: matrix(body, {**factors, p: 2.0}) - np.eye(len(body.lowpoly), dtype=np.float32) for p in factors
+    }
+
+    def worth(trial: dict[str, float]) -> float:
+        full = np.eye(len(body.lowpoly), dtype=np.float32)
+        for part, move in unit.items():
+            full += (trial[part] - 1) * move
+        means = []
+        for group in groups:
+            ious = []
+            for s in group:
+                found = drawn(full @ s.vertices.astype(np.float32), body.lowpoly_faces)
+                ious.append((found & s.mask).sum() / max((found | s.mask).sum(), 1))
+            means.append(np.mean(ious))
+        return float(np.mean(means))
+
+    before = best = worth(factors)
+    improved = True
+    while improved:
+        improved = False
+        for part in factors:
+            for way in (STEP, -STEP):
+                trial = {**factors, part: round(factors[part] + way, 3)}
+                while LEAST <= trial[part] <= MOST and (value := worth(trial)) > best + 1e-5:
+                    factors, best, improved = trial, value, True
+                    trial = {**factors, part: round(factors[part] + way, 3)}
+    return factors, before, best
