@@ -58,14 +58,16 @@ class Person:
     cut: bool = False
 
 
-def photographs(data: Path, sets: dict[str, str] | None = None, cache: Path | None = None) -> list[Person]:
+def photographs(data: Path, cache: Path | None = None, fits: Path | None = None) -> list[Person]:
     """All persons of the photograph sets under `data`, with the vertices of their accepted fits.
 
-    `cache`, a pickle of our own making, saves the minutes that the fits' visibility costs.
+    `cache`, a pickle of our own making, saves the minutes that the fits' visibility costs.  Fit files in the folder
+    `fits` (of `training.spin`) take the place of those of the same name in `data`.
     """
     if cache is not None and cache.exists():
         return pickle.loads(cache.read_bytes())
-    out = read_photographs(data, sets or SETS)
+    newer = {file: str((fits / file).absolute()) for file in SETS.values() if fits and (fits / file).exists()}
+    out = read_photographs(data, {name: newer.get(file, file) for name, file in SETS.items()})
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_bytes(pickle.dumps(out))

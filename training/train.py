@@ -427,12 +427,13 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: last.pt, log.jsonl")
     parser.add_argument("--bodies", type=Path, help="posed bodies that training.lift has made (a .npy)")
+    parser.add_argument("--fits", type=Path, help="folder of newer fit files (training.spin's) than those of DATA")
     parser.add_argument("--start", type=Path, help="an exported ONNX file to go on from, in a new run")
     for name, default in asdict(Config()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     a = vars(parser.parse_args())
-    paths = {k: a.pop(k) for k in ("data", "synth", "models", "out", "start", "bodies")}
-    people = photographs(paths["data"], cache=paths["out"] / "photographs.pickle") + (
+    paths = {k: a.pop(k) for k in ("data", "synth", "models", "out", "start", "bodies", "fits")}
+    people = photographs(paths["data"], paths["out"] / "photographs.pickle", paths["fits"]) + (
         renders(paths["synth"]) if paths["synth"] else []
     )
     print({s: sum(p.source == s for p in people) for s in {p.source for p in people}}, flush=True)
