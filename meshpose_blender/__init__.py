@@ -37,7 +37,7 @@ def convert(
     """Convert a clip and build its people in the current scene; returns what `build_scene` returns.
 
     `out` is the folder of the Take (default: beside the clip), `settings` are the command line's options
-    (`height=1.72`, `max_people=1`, `restart=True` ...), `report(job)` is called on every progress.
+    (`height=1.72`, `max_people=1`, `model="fast"`, `restart=True` ...), `report(job)` is called on every progress.
 
     Raises MeshPoseError with the job's own sentence when it fails or is stopped.
     """

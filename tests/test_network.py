@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped network on the bundled sample, whose truth is known; the weights' checksums."""
+"""The shipped networks on the bundled sample, whose truth is known; the weights' checksums."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 FRAMES = (5, 40, 75)
 
 
+@pytest.fixture(scope="module", params=weights.SIZES)
+def estimator(request: pytest.FixtureRequest) -> Estimator:
+    if request.param not in weights.models():
+        pytest.skip(f"weights/{request.param}.onnx is not there (yet)")
+    return Estimator(Network(request.param))
+
+
 @pytest.fixture(scope="module")
-def estimator() -> Estimator:
-    return Estimator(Network("accurate"))
+def looser(estimator: Estimator) -> float:
+    """How much farther from the truth the smaller network may be."""
+    return 1.5 if estimator.network.model == "fast" else 1.0
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +67,13 @@ def height(points: np.ndarray) -> float:
     return float(np.ptp(points[:, 1]))
 
 
-def test_mesh_falls_on_the_walker(estimates: dict[int, Estimate], truth: dict[int, np.ndarray]) -> None:
+def test_mesh_falls_on_the_walker(estimates: dict[int, Estimate], truth: dict[int, np.ndarray], looser: float) -> None:
     body = Body.load()
     for index, found in estimates.items():
         want = truth[index]
         joints = np.linalg.norm((body.joints(found.vertices, "lsp14") - body.joints(want, "lsp14"))[:, :2], axis=1)
-        assert np.median(joints) < 0.04 * height(want), index
-        assert np.median(np.linalg.norm((found.vertices - want)[:, :2], axis=1)) < 0.05 * height(want), index
+        assert np.median(joints) < looser * 0.04 * height(want), index
+        assert np.median(np.linalg.norm((found.vertices - want)[:, :2], axis=1)) < looser * 0.05 * height(want), index
 
 
 def test_visibility_and_score_say_something(
@@ -95,7 +103,9 @@ def test_one_crop_or_many_give_the_same(estimator: Estimator, estimates: dict, p
         assert np.abs(estimator.on_crops(picture, [crop])[0].vertices - both.vertices).max() < 0.05
 
 
-def test_iuv_names_the_faces_that_lie_there(estimator: Estimator, estimates: dict, pictures: dict) -> None:
+def test_iuv_names_the_faces_that_lie_there(
+    estimator: Estimator, estimates: dict, pictures: dict, looser: float
+) -> None:
     """Equation 2: the point of the mesh that a pixel shows lies near that pixel."""
     index = FRAMES[0]
     found = estimates[index]
@@ -105,7 +115,7 @@ def test_iuv_names_the_faces_that_lie_there(estimator: Estimator, estimates: dic
     corners = found.crop.to_crop(found.vertices)[Body.load().lowpoly_faces[faces[0, y, x]], :2]
     place = np.einsum("pk,pkd->pd", barycentric[0, y, x], corners)
     away = np.linalg.norm(place - (np.stack([x, y], 1) + 0.5) * (CROP / 64), axis=1)
-    assert len(y) > 100 and np.median(away) < 14
+    assert len(y) > 100 and np.median(away) < looser * 14
 
 
 def test_keypoints_give_a_turned_crop() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import tomllib
@@ -187,6 +188,8 @@ def test_core_wheel_is_whole(tmp_path: Path) -> None:
     rows = list(csv.reader(io.StringIO(record)))
     assert {row[0] for row in rows} == names
     assert {"meshpose/cli.py", "meshpose/weights/body.npz", "meshpose/weights/sha256.json"} <= names
+    listed = json.loads((package.ROOT / "weights" / "sha256.json").read_text())
+    assert {f"meshpose/weights/{name}" for name in listed} <= names, "every network that can be chosen travels"
     target = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*command, "--target", str(target), str(wheel)], check=True, capture_output=True)

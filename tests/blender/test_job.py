@@ -21,6 +21,7 @@ bpy = pytest.importorskip("bpy")
 from panel_stand_ins import DONE, LOOK, PROGRESS, fake, until  # noqa: E402
 
 import meshpose_blender  # noqa: E402
+from meshpose import MeshPoseError  # noqa: E402
 from meshpose.take import Take  # noqa: E402
 from meshpose.video import Clip, write_preview  # noqa: E402
 from meshpose_blender import job as jobs  # noqa: E402
@@ -424,6 +425,19 @@ def test_a_real_look_finds_the_person_and_draws_the_frame(registered: None, clip
     bpy.ops.meshpose.find_people()
     run_timer(180)
     assert watch.failed and "gone.mp4" in watch.message
+
+
+def test_a_network_that_is_not_here_is_one_line_from_everywhere(
+    clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The headless command, and a script's convert: the job's own sentence, and nothing is written."""
+    line = "--model quick: this MeshPose has no such network; choose accurate"
+    assert meshpose_blender.command.main(["run", str(clip), "--out", str(tmp_path / "out"), "--model", "quick"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"error: {line}") and said.count("\n") == 1
+    with pytest.raises(MeshPoseError, match=line):
+        meshpose_blender.convert(clip, tmp_path / "out", model="quick")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_clip_is_deleted_while_it_is_converted(clip: Path) -> None:
