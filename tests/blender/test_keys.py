@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from meshpose.errors import InputError
-from meshpose_blender import compat, keys
+from meshpose_blender import compat, keys, reduction
 from meshpose_blender.armature import continuous
 
 FRAMES = np.arange(1, 121)
@@ -29,7 +29,8 @@ def walk(count: int, bones: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     return continuous(rotations), shifts
 
 
-def new_bones(count: int) -> bpy.types.Object:
+def new_bones(count: int, chain: bool = False) -> bpy.types.Object:
+    """Bones side by side, a metre long; or each on the one before, 20 cm long."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     data = bpy.data.armatures.new("bones")
     target = bpy.data.objects.new("bones", data)
@@ -38,7 +39,9 @@ def new_bones(count: int) -> bpy.types.Object:
     bpy.ops.object.mode_set(mode="EDIT")
     for i in range(count):
         bone = data.edit_bones.new(f"bone{i}")
-        bone.head, bone.tail = (i, 0, 0), (i, 0, 1)
+        bone.head, bone.tail = ((0, 0, 0.2 * i), (0, 0, 0.2 * i + 0.2)) if chain else ((i, 0, 0), (i, 0, 1))
+        if chain and i:
+            bone.parent = data.edit_bones[i - 1]
     bpy.ops.object.mode_set(mode="OBJECT")
     return target
 
@@ -97,12 +100,56 @@ def test_reduced_keys_keep_the_bound(degrees: float, millimetres: float) -> None
     assert len(set(frames_of)) == 4
 
 
+def test_the_end_of_a_chain_keeps_the_bound() -> None:
+    """Ten bones of 20 cm on one another: a degree at the first is 35 mm at the last one's tail. As Blender plays it."""
+    target = new_bones(10, chain=True)
+    rotations, shifts = walk(len(FRAMES), 10, seed=3)
+    bones = target.pose.bones
+
+    def tails() -> np.ndarray:
+        places = []
+        for frame in FRAMES:
+            bpy.context.scene.frame_set(int(frame))
+            bpy.context.view_layer.update()
+            places.append([[*bone.tail] for bone in bones])
+        return np.array(places)
+
+    keys.write(target, names(10), rotations, shifts, FRAMES)
+    true = tails()
+    target.animation_data_clear()
+    keys.write(target, names(10), rotations, shifts, FRAMES, keys.KeySettings(True, 2.0, 8.0))
+    away = 1000 * np.linalg.norm(tails() - true, axis=-1)
+    curves = compat.action_curves(target)
+    share = np.mean([len(curve.keyframe_points) for curve in curves]) / len(FRAMES)
+    free = [reduction.reduced(FRAMES.astype(float), rotations[:, b], reduction.turned_by(2.0)) for b in range(10)]
+    print(f"tails within {away.max():.2f} of 8 mm; keys {share:.1%}, each bone for itself {len(free[0][0]) / 120:.1%}")
+    assert away.max() < 8.05, "mm"
+    assert share < 0.6
+
+
+def test_pieces_join_smoothly_and_do_not_take_longer() -> None:
+    """A long clip is reduced in pieces: as many keys a frame, no kink where they meet, and no more work a frame."""
+    rotations, _ = walk(6000, 1)
+    found, spent = [], []
+    for count in (1000, 6000):
+        start = time.process_time()
+        found.append(reduction.reduced(np.arange(float(count)), rotations[:count, 0], reduction.turned_by(1.0)))
+        spent.append((time.process_time() - start) / count)
+    shares = [len(kept) / count for (kept, _), count in zip(found, (1000, 6000), strict=True)]
+    print(f"keys {shares[0]:.1%}, {shares[1]:.1%}; {1e6 * spent[0]:.0f}, {1e6 * spent[1]:.0f} us a frame")
+    kept, slopes = found[1]
+    assert len(np.unique(kept)) == len(kept) and kept[0] == 0 and kept[-1] == 5999 and len(slopes) == len(kept)
+    played = reduction.hermite(np.arange(6000.0), kept.astype(float), rotations[kept, 0], slopes)
+    assert degrees_apart(played / np.linalg.norm(played, axis=1, keepdims=True), rotations[:, 0]).max() <= 1.0
+    assert shares[1] < 1.15 * shares[0] and spent[1] < 2 * spent[0]
+
+
 def test_a_tighter_bound_needs_more_keys() -> None:
     rotations, _ = walk(400, 1)
     counts = []
     for degrees in (0.25, 1.0, 4.0):
-        kept, slopes = keys.reduced(np.arange(400.0), rotations[:, 0], keys._turned_by(degrees))
-        found = keys.hermite(np.arange(400.0), kept.astype(float), rotations[kept, 0], slopes)
+        kept, slopes = reduction.reduced(np.arange(400.0), rotations[:, 0], reduction.turned_by(degrees))
+        found = reduction.hermite(np.arange(400.0), kept.astype(float), rotations[kept, 0], slopes)
         found /= np.linalg.norm(found, axis=1, keepdims=True)
         assert degrees_apart(found, rotations[:, 0]).max() <= degrees
         counts.append(len(kept))
@@ -113,9 +160,9 @@ def test_a_tighter_bound_needs_more_keys() -> None:
 def test_curves_do_not_swing_in_a_gap() -> None:
     frames = np.concatenate([np.arange(0, 50.0), np.arange(150, 200.0)])
     values = np.stack([np.sin(frames / 6), 0 * frames, 0 * frames], 1)
-    kept, slopes = keys.reduced(frames, values, keys._moved_by(100.0))
+    kept, slopes = reduction.reduced(frames, values, reduction.moved_by(100.0))
     assert {49, 50} <= set(kept.tolist())
-    between = keys.hermite(np.arange(50, 150.0), frames[kept], values[kept], slopes)
+    between = reduction.hermite(np.arange(50, 150.0), frames[kept], values[kept], slopes)
     assert np.abs(between).max() < 1.5
 
 
