@@ -7,7 +7,8 @@
     blender -c meshpose export TAKE --export LIST [--out DIR]               its people as files for others
     blender -c meshpose info TAKE [--json]                                  what a Take holds
 
-run, batch and scene take --export LIST, --rig, --preset, --one-file and --smplx-model, too: see `export --help`.
+run, batch and scene take --export LIST, --rig, --preset, --one-file, --only-turns and --smplx-model, too: see
+`export --help`.
 
 Exit code 0, 2 with one line on stderr, or 130 when it was stopped (the finished frames are kept).
 """

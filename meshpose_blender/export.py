@@ -22,6 +22,7 @@ import bpy
 from meshpose.errors import InputError, OutputError
 
 from . import bake, formats
+from .keys import EVERY_FRAME, KeySettings
 from .presets import preset
 from .scene import FRAMES, BuiltPerson, BuiltTake, build_scene
 
@@ -30,12 +31,17 @@ LEFT_BEHIND = 6 * 3600.0
 
 
 def write_blend(
-    take: Path, out: Path, clip: Path | None = None, into: Path | None = None, rig: str = "default"
+    take: Path,
+    out: Path,
+    clip: Path | None = None,
+    into: Path | None = None,
+    rig: str = "default",
+    keys: KeySettings = EVERY_FRAME,
 ) -> BuiltTake:
     """Build the scene of `take` and save it at `out`; an earlier file there stays until the new one is whole.
 
     clip: where the footage lies now, if it was moved.  into: add to this .blend instead of an empty scene.  rig: of
-    `meshpose.rigs`.
+    `meshpose.rigs`; keys: how it is keyed.
     What was open in this Blender is gone afterwards. Raises TakeError, InputError or OutputError.
     """
     out = Path(os.path.abspath(out))
@@ -53,7 +59,7 @@ def write_blend(
         else:
             _open(into)
         _save(part)  # paths relative to the .blend need a place for it
-        built = build_scene(take, clip, rig=rig)
+        built = build_scene(take, clip, rig=rig, keys=keys)
         _save(part)
         os.replace(part, out)
     except OSError as error:

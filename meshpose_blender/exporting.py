@@ -23,6 +23,7 @@ from meshpose.take import Take
 
 from . import formats
 from .export import ExportSettings, export_people, write_blend
+from .keys import KeySettings
 from .presets import PRESETS, preset
 from .scene import BuiltTake, build_scene
 
@@ -33,13 +34,14 @@ SMPLX = "smplx"
 @dataclass(frozen=True)
 class Request:
     """What a shell asked for: formats of Blender and their settings (None: none of them), whether SMPL-X parameters
-    with the model in the file `model`, rig: of `meshpose.rigs`.
+    with the model in the file `model`, rig: of `meshpose.rigs`, only_turns: see `keys.KeySettings`.
     """
 
     settings: ExportSettings | None = None
     smplx: bool = False
     model: Path | None = None
     rig: str = "default"
+    only_turns: bool = False
 
     def __bool__(self) -> bool:
         return self.settings is not None or self.smplx
@@ -53,6 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="PROGRAM", default="", help=f"made for a program: {programs}")
     parser.add_argument("--rig", metavar="NAME", default="default", help="bones: default, mixamo, game_engine, rigify")
     parser.add_argument("--one-file", action="store_true", help="all people in one file, not one file each")
+    parser.add_argument("--only-turns", action="store_true", help="bones do not shift against their parents")
     parser.add_argument("--smplx-model", type=Path, metavar="FILE", help="your SMPLX_NEUTRAL.npz, for --export smplx")
 
 
@@ -69,7 +72,7 @@ def request(options: argparse.Namespace) -> Request:
     if options.rig != "default":
         _check_rig(options.rig)
     if options.export is None and not options.preset:
-        return Request(rig=options.rig)
+        return Request(rig=options.rig, only_turns=options.only_turns)
     names = formats.parse(options.export or chosen.formats, more=[SMPLX])
     ours = tuple(name for name in names if name != SMPLX)
     wants_smplx = SMPLX in names
@@ -80,7 +83,7 @@ def request(options: argparse.Namespace) -> Request:
             raise InputError("--export smplx: give your own model file with --smplx-model SMPLX_NEUTRAL.npz")
         Model.load(options.smplx_model)
     settings = ExportSettings(ours, options.preset, options.one_file) if ours else None
-    return Request(settings, wants_smplx, options.smplx_model, options.rig)
+    return Request(settings, wants_smplx, options.smplx_model, options.rig, options.only_turns)
 
 
 def _check_rig(name: str) -> None:
@@ -102,12 +105,13 @@ def produce(
     if wanted:
         _ready(take)
     stem = stem or (blend or take).with_suffix("")
+    keys = KeySettings(only_turns=wanted.only_turns)
     if blend is not None:
-        built = write_blend(take, blend, footage, into, wanted.rig)
+        built = write_blend(take, blend, footage, into, wanted.rig, keys)
         return built, _export(take, built, stem, wanted)
     with tempfile.TemporaryDirectory() as folder:  # where a copy of the footage would go
         bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
-        built = build_scene(take, footage, folder, rig=wanted.rig)
+        built = build_scene(take, footage, folder, rig=wanted.rig, keys=keys)
         return built, _export(take, built, stem, wanted)
 
 
@@ -177,7 +181,7 @@ def tell(built: BuiltTake, files: Sequence[Path]) -> None:
         print(file, flush=True)
 
 
-VALUED, FLAGS = ("--export", "--preset", "--rig", "--smplx-model"), ("--one-file",)
+VALUED, FLAGS = ("--export", "--preset", "--rig", "--smplx-model"), ("--one-file", "--only-turns")
 """Names of `add_options`' options, with and without a value."""
 
 

@@ -52,6 +52,9 @@ def test_words() -> None:
     assert exporter.words(options("--preset", "godot")) == ["--preset=godot"]
     asked = exporter.words(options("--export", "fbx", "--rig", "mixamo", "--one-file", "--smplx-model", "a b.npz"))
     assert asked == ["--export=fbx", "--rig=mixamo", "--smplx-model=a b.npz", "--one-file"]
+    assert exporter.words(options("--export", "bvh", "--only-turns")) == ["--export=bvh", "--only-turns"]
+    with pytest.raises(InputError, match="--only-turns: it goes with --export"):
+        exporter.words(options("--only-turns"))
     with pytest.raises(InputError, match="--rig: it goes with --export"):
         exporter.words(options("--rig", "mixamo"))
 

@@ -25,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="PROGRAM", help="exports made for unreal, unity or godot")
     parser.add_argument("--rig", metavar="NAME", help="exported bones: default, mixamo, game_engine, rigify")
     parser.add_argument("--one-file", action="store_true", help="all people in one exported file")
+    parser.add_argument("--only-turns", action="store_true", help="bones do not shift against their parents")
     parser.add_argument("--smplx-model", metavar="FILE", help="your SMPLX_NEUTRAL.npz, for --export smplx")
 
 
@@ -37,7 +38,7 @@ def words(options: argparse.Namespace) -> list[str]:
     said = {name: getattr(options, field) for name, field in names.items()}
     given = [f"{name}={said[name]}" for name in ("--export", "--preset") if said[name]]
     more = [f"{name}={said[name]}" for name in ("--rig", "--smplx-model") if said[name]]
-    more += ["--one-file"] if options.one_file else []
+    more += [name for name, on in (("--one-file", options.one_file), ("--only-turns", options.only_turns)) if on]
     if more and not given:
         raise InputError(f"{more[0].partition('=')[0]}: it goes with --export, for example --export fbx,abc")
     return given + more

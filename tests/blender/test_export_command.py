@@ -61,6 +61,21 @@ def test_files_alone_from_blenders_command(take: Path, tmp_path: Path) -> None:
     assert f"{take.stem}_person01.bvh" in names(take.parent)
 
 
+def test_bones_that_only_turn(take: Path, tmp_path: Path) -> None:
+    """Of a mixamo rig none but the hips moves then: a BVH file has rotations alone below them."""
+    channels = {}
+    for extra in ([], ["--only-turns"]):
+        out = tmp_path / f"out{len(extra)}"
+        out.mkdir()
+        words = ["export", str(take), "--export", "bvh", "--rig", "mixamo", "--out", str(out), *extra]
+        assert command.main(words) == 0
+        text = (out / f"{take.stem}_person01.bvh").read_text()
+        channels[len(extra)] = [line.split()[1] for line in text.splitlines() if line.strip().startswith("CHANNELS")]
+    assert channels[0].count("6") > 10, "shoulders and fingers shift"
+    assert channels[1].count("6") == 1 and len(channels[1]) == len(channels[0])
+    assert exporting.split(["run", "--only-turns", "a.mp4"]) == (["run", "a.mp4"], ["--only-turns"])
+
+
 def test_smplx_beside_the_others(take: Path, tmp_path: Path) -> None:
     out, model = tmp_path / "out", write_model(tmp_path / "SMPLX_MALE.npz")
     out.mkdir()
