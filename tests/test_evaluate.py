@@ -502,7 +502,7 @@ def test_the_command(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     keys = "n n_pck pck@0.2 pck@0.2_by_joint mean_iou median_iou mean_iou_large oks_ap oks_ar mpjpe_mm pa_mpjpe_mm"
     written = json.loads(summary.read_text())
     assert {*keys.split(), "pve_mm", "gps_ap_iuv", "gps_ap_mesh", "ms_per_person"} <= set(written)
-    assert written["pck@0.2"] == 100
+    assert written["pck@0.2"] == 100 and (written["estimator"], written["model"]) == ("meshpose", "accurate")
     shown = capsys.readouterr()
     assert "pck@0.2" in shown.out and "1/1" in shown.err  # the figures, the progress bar
 

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from fake_network import FRAMES, FakeTracker, install, job
 
-from meshpose import Take, convert, network, weights
+from meshpose import Take, batch, convert, network, ray_batch, weights
 from meshpose.batch import convert_many
+from meshpose.batch_task import Result
 from meshpose.cli import main
 from meshpose.convert import Settings, refit, steps
 from meshpose.errors import InputError, TakeError
@@ -161,6 +162,25 @@ def test_the_takes_digest_knows_the_networks_file(two_sizes: Path, fake: Any, cl
         with convert(clip, out=tmp_path / str(number), model=model, preview=False) as take:
             digests.add(take.digest())
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize("ray", [None, "auto"])
+def test_every_clip_of_a_batch_is_told(
+    two_sizes: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: str | None
+) -> None:
+    """By a process here, or by a worker of a cluster; from a script, or from the command line."""
+    words: list[tuple[str, ...]] = []
+
+    def stand_in(tasks: Any, *more: Any) -> Any:
+        words.extend(task.words for task in tasks)
+        return iter([Result(task.clip, "ok") for task in tasks])
+
+    monkeypatch.setattr(ray_batch, "run_on_ray", stand_in)
+    monkeypatch.setattr(batch, "_run_here", stand_in)
+    convert_many([clip], tmp_path / "a", model="fast", ray=ray)
+    shell = ["batch", str(clip), "--out", str(tmp_path / "b"), "--model", "fast", "--quiet"]
+    assert main([*shell, "--ray", ray] if ray else shell) == 0
+    assert words == [("--model", "fast")] * 2
 
 
 # -- never two in one Take ---------------------------------------------------------------------------------------------
