@@ -46,7 +46,7 @@ PARTS = {
 """Beginnings of the bones' names; all others are the trunk."""
 ALONG = 0.02  # standard deviation of a ring along its bone, in body heights
 GRID = 128  # silhouettes are compared in crops of this size
-STEP, LEAST, MOST = 0.05, 0.9, 1.6
+STEP, LEAST, MOST = 0.05, 0.9, 1.5
 FOUND = 0.6  # quality from which an estimate counts: a wrong pose says nothing of thickness
 
 
