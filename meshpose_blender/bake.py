@@ -28,6 +28,7 @@ from meshpose.body import quaternion
 
 from . import compat, playback
 from .armature import continuous
+from .graph import Graph
 
 MOVED = 1e-5
 """Metres (or parts of a scale of 1) that a bone beside the root must move along or grow for keys of its own."""
@@ -362,9 +363,12 @@ def body(
         bpy.ops.object.vertex_group_normalize_all(group_select_mode="ALL", lock_active=False)
 
 
-def mesh(room: Studio, source: bpy.types.Object, name: str, frames: Sequence[int]) -> None:
+def mesh(
+    room: Studio, source: bpy.types.Object, name: str, frames: Sequence[int], corner_colours: bool = False
+) -> None:
     """A copy of the moving mesh that has all its vertices on all `frames` (first, last), of scale 0 where it had none.
 
+    corner_colours: its colours as bytes at the corners of the faces, the only ones that Alembic's writer knows.
     Not hidden: of an invisible mesh Blender's USD writer leaves out the frames and says nothing of its visibility, and
     the Alembic writer counts on as if they had not been, so that all later ones come too early.
     """
@@ -379,6 +383,8 @@ def mesh(room: Studio, source: bpy.types.Object, name: str, frames: Sequence[int
         if modifier.type == "NODES" and modifier.node_group is not None:
             there = _hold(room, modifier, frames)
             present &= True if there is None else there
+    if corner_colours:
+        _bytes_at_corners(room, target)
     curves = _places(target, places)
     if not present.all():
         curves["scale"] = np.array([place.to_scale() for place in places]) * present[:, None]
@@ -388,6 +394,20 @@ def mesh(room: Studio, source: bpy.types.Object, name: str, frames: Sequence[int
         for path, values in curves.items():
             for axis in range(values.shape[1]):
                 action.curve(path, axis, numbers, values[:, axis])
+
+
+def _bytes_at_corners(room: Studio, target: bpy.types.Object) -> None:
+    """Adds a modifier that stores the heatmap's colours once more, for a writer that leaves others out."""
+    tree = bpy.data.node_groups.new("MeshPose export", "GeometryNodeTree")
+    room.made.append(tree)
+    for direction in ("INPUT", "OUTPUT"):
+        tree.interface.new_socket("Geometry", in_out=direction, socket_type="NodeSocketGeometry")
+    graph = Graph(tree)
+    given = graph.node("NodeGroupInput").outputs[0]
+    colour = graph.attribute("FLOAT_COLOR", playback.VISIBILITY)
+    stored = graph.store("BYTE_COLOR", given, playback.VISIBILITY, colour, domain="CORNER")
+    graph.connect(graph.node("NodeGroupOutput").inputs[0], stored)
+    target.modifiers.new("MeshPose export", "NODES").node_group = tree
 
 
 def _places(target: bpy.types.Object, places: list[Matrix]) -> dict[str, np.ndarray]:

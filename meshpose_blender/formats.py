@@ -47,7 +47,7 @@ class Part:
     """One kind of file.  suffix: end of its name; holds: MESH, RIG or BONES; operator: of bpy.ops; options: of it for a
     preset; y_up: data are turned to y up, so that nothing in the file is; scene_frames: not from 0; below: the skinned
     body is a child of its armature; influences: bones that a vertex follows at most where the preset does not say;
-    room: bytes that a person's frame takes at most.
+    room: bytes that a person's frame takes at most; corner_colours: a mesh's colours go in as bytes at the corners.
     """
 
     suffix: str
@@ -59,6 +59,7 @@ class Part:
     below: bool = True
     influences: int = 0
     room: int = 0
+    corner_colours: bool = False
 
 
 def _fbx(preset: Preset, frames: Sequence[int]) -> dict[str, object]:
@@ -118,6 +119,7 @@ def _alembic(preset: Preset, frames: Sequence[int]) -> dict[str, object]:
         "visible_objects_only": False,
         "uvs": True,
         "normals": True,
+        "vcolors": True,
         "as_background_job": False,
         "evaluation_mode": "RENDER",
     }
@@ -147,7 +149,7 @@ FORMATS: dict[str, tuple[Part, ...]] = {
         Part(".usdc", MESH, "wm.usd_export", _usd, scene_frames=True, room=600_000),
         Part("_rig.usdc", RIG, "wm.usd_export", _usd, scene_frames=True),
     ),
-    "abc": (Part(".abc", MESH, "wm.alembic_export", _alembic, scene_frames=True, room=400_000),),
+    "abc": (Part(".abc", MESH, "wm.alembic_export", _alembic, scene_frames=True, room=1_300_000, corner_colours=True),),
 }
 
 
@@ -187,7 +189,7 @@ def write(part: Part, path: Path, people: Sequence[Cast], preset: Preset, frames
         turns_only = True
         for person in people:
             if part.holds == MESH:
-                bake.mesh(room, person.mesh, person.name, frames)
+                bake.mesh(room, person.mesh, person.name, frames, part.corner_colours)
             elif person.bones is not None:
                 turns_only = bake.only_turns(bake.unscaled(person.bones))
                 _add_rig(room, part, person, preset, shown[0], len(people) == 1)

@@ -107,8 +107,10 @@ class Graph:
     def components(self, vector: bpy.types.NodeSocket) -> list[bpy.types.NodeSocket]:
         return list(self.node("ShaderNodeSeparateXYZ", Vector=vector).outputs)
 
-    def store(self, kind: str, geometry: object, name: str, value: object) -> bpy.types.NodeSocket:
-        settings = {"data_type": kind, "domain": "POINT"}
+    def store(
+        self, kind: str, geometry: object, name: str, value: object, domain: str = "POINT"
+    ) -> bpy.types.NodeSocket:
+        settings = {"data_type": kind, "domain": domain}
         inputs = {"Geometry": geometry, "Name": name, "Value": value}
         return self.node("GeometryNodeStoreNamedAttribute", settings, **inputs).outputs[0]
 

@@ -85,7 +85,17 @@ def read(path: Path, fps: float, frames: int) -> dict[str, np.ndarray]:
                 most = max((sum(g.weight > 1e-6 for g in v.groups) for v in target.data.vertices), default=0)
                 once[f"{key}|influences"] = np.array(most)
                 if "visibility" in mesh.color_attributes:
-                    once[f"{key}|colour"] = np.array([c.color[:] for c in mesh.color_attributes["visibility"].data])
+                    colours = mesh.color_attributes["visibility"]
+                    shades = np.empty(4 * len(colours.data), np.float32)
+                    colours.data.foreach_get("color", shades)
+                    shades = shades.reshape(-1, 4)
+                    once[f"{key}|colour"] = shades
+                    if colours.domain == "CORNER":  # one of a vertex's corners stands for it: all are alike
+                        corners = np.empty(len(mesh.loops), np.int64)
+                        mesh.loops.foreach_get("vertex_index", corners)
+                        shown = np.zeros((len(mesh.vertices), 4), np.float32)
+                        shown[corners] = shades
+                        found.setdefault(f"{key}|shades", []).append(shown)
             once[f"{key}|matrix"] = np.array(target.matrix_world)
     return {**{key: np.array(values) for key, values in found.items()}, **once}
 
