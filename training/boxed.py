@@ -47,12 +47,16 @@ class TorchNetwork(Network):
 
 @dataclass
 class Boxed:
-    """One person's four starts and their four second passes: score inputs (8, n), quality (8,) 0..1, estimates."""
+    """One person's four starts and their four second passes: score inputs (8, n), quality (8,) 0..1, estimates.
+
+    empty (k, n): score inputs of crops of the same picture that nobody is in.
+    """
 
     person: Person
     inputs: np.ndarray
     quality: np.ndarray
     estimates: list[Estimate]
+    empty: np.ndarray
 
     def best(self) -> Estimate:
         """The second pass of the best quality."""
@@ -62,7 +66,7 @@ class Boxed:
 
 def boxed(network: TorchNetwork, people: Iterable[Person]) -> Iterator[Boxed]:
     """Each person with known vertices, hips and neck, seen eight times."""
-    estimator = Estimator(network)
+    estimator, rng = Estimator(network), np.random.default_rng(0)
     for person in people:
         image = cv2.imdecode(np.frombuffer(person.jpeg, np.uint8), cv2.IMREAD_COLOR)
         own = own_crop(person, (image.shape[1], image.shape[0]))
@@ -73,8 +77,27 @@ def boxed(network: TorchNetwork, people: Iterable[Person]) -> Iterator[Boxed]:
         inputs = [network.score_inputs]
         again = estimator.on_crops(image, [estimator.next_crop(e) for e in starts])
         estimates = starts + again
+        inputs.append(network.score_inputs)
         quality = np.array([quality_of(person, own, e) for e in estimates])
-        yield Boxed(person, np.concatenate([*inputs, network.score_inputs]), quality, estimates)
+        aside = beside(person, image, rng)
+        if aside is not None:
+            estimator.on_crops(image, [aside])
+        empty = network.score_inputs[:1] if aside is not None else inputs[0][:0]
+        yield Boxed(person, np.concatenate(inputs), quality, estimates, empty)
+
+
+def beside(person: Person, image: np.ndarray, rng: np.random.Generator) -> Crop | None:
+    """A crop of the picture without the person: half as large as the box, or up to its size; None where there is no
+    room."""
+    high, wide = image.shape[:2]
+    largest = min(float(max(person.box[2:])), high, wide)
+    for _ in range(20):
+        side = float(rng.uniform(0.5, 1.0)) * largest
+        cx, cy = rng.uniform(side / 2, wide - side / 2), rng.uniform(side / 2, high - side / 2)
+        away = np.abs(np.asarray(person.vertices)[:, :2] - (cx, cy)).max(1)
+        if side > 24 and (away < side / 2).mean() < 0.02:
+            return Crop(float(cx), float(cy), side, float(rng.uniform(-np.pi, np.pi)))
+    return None
 
 
 def quality_of(person: Person, own: Crop, estimate: Estimate) -> float:
@@ -91,13 +114,21 @@ def solve_score(net: MeshPoseNet, seen: list[Boxed], decay: float) -> dict[str, 
     of the persons, solved without them."""
     inputs, quality = np.stack([b.inputs for b in seen]), np.stack([b.quality for b in seen])
     split = len(seen) * 4 // 5
-    weight, bias = logistic(inputs[:split], quality[:split], decay)
+    weight, bias = logistic(*rows_of(seen[:split]), decay)
+    empty = np.concatenate([b.empty for b in seen[split:]])
     worth = choice(inputs[split:] @ weight + bias, quality[split:])
-    weight, bias = logistic(inputs, quality, decay)
+    worth["empty crops under 0.25"] = float((empty @ weight + bias < np.log(0.25 / 0.75)).mean()) if len(empty) else 1.0
+    weight, bias = logistic(*rows_of(seen), decay)
     with torch.no_grad():
         net.score.weight.copy_(torch.from_numpy(weight)[None])
         net.score.bias.fill_(bias)
     return worth
+
+
+def rows_of(seen: list[Boxed]) -> tuple[np.ndarray, np.ndarray]:
+    """All score inputs (m, n) and qualities (m,): of the estimates, and 0 for the crops that nobody is in."""
+    inputs = np.concatenate([np.concatenate([b.inputs, b.empty]) for b in seen])
+    return inputs, np.concatenate([np.append(b.quality, np.zeros(len(b.empty))) for b in seen])
 
 
 def choice(score: np.ndarray, quality: np.ndarray) -> dict[str, float]:
