@@ -53,7 +53,7 @@ BESIDE = {
     ("batch", "ray_batch"),
     ("__main__", "__init__"),
 }
-CORE_LIBRARIES = {"numpy", "cv2", "onnxruntime"}
+CORE_LIBRARIES = {"numpy", "cv2", "onnxruntime", "threadpoolctl"}
 #: Soft dependencies and the one module that each belongs to.
 SOFT_LIBRARIES = {
     "cli": {"tqdm"},

@@ -51,13 +51,15 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for the libraries' wheels, in the place where pip's downloads are kept, and for the core."""
     monkeypatch.setattr(package, "build_core_wheel", small_core)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(package, "pins", lambda: {"onnxruntime": "1.2.3", "opencv-python-headless": "4.5.6"})
+    versions = {"onnxruntime": "1.2.3", "opencv-python-headless": "4.5.6", "threadpoolctl": "7.8"}
+    monkeypatch.setattr(package, "pins", lambda: versions)
     for platform, tag in TAGS.items():
         folder = tmp_path / "cache/meshpose/wheels" / platform
         for python in ("311", "313", *(["314"] if platform == "linux-x64" else [])):
             files = {"onnxruntime/__init__.py": b"", f"onnxruntime/capi/{UNUSED[platform]}": b"for programs in C"}
             make_wheel(folder, f"onnxruntime-1.2.3-cp{python}-cp{python}-{tag}.whl", files)
         make_wheel(folder, f"opencv_python_headless-4.5.6-cp37-abi3-{tag}.whl")
+        make_wheel(folder, "threadpoolctl-7.8-py3-none-any.whl")
     return tmp_path / "cache"
 
 
@@ -74,7 +76,7 @@ def test_a_zip_per_platform_lists_what_it_holds(libraries: Path, tmp_path: Path)
         assert sorted(manifest["wheels"]) == sorted(f"./{name}" for name in names if name.endswith(".whl"))
         found = [Wheel.parse(Path(wheel).name) for wheel in manifest["wheels"]]
         assert sorted(w.name for w in found) == sorted(
-            ["meshpose", "opencv-python-headless"] + ["onnxruntime"] * len(target.pythons)
+            ["meshpose", "opencv-python-headless", "threadpoolctl"] + ["onnxruntime"] * len(target.pythons)
         )
         assert {"__init__.py", "panel.py", "LICENSE", "LICENSE-APACHE", "NOTICE", "THIRD_PARTY.md"} <= set(names)
         assert not [name for name in names if "__pycache__" in name or "numpy" in name]

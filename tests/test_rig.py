@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from meshpose import rig
+from meshpose import rig, rig_solve
 from meshpose.body import Body, rotation_matrix
 from meshpose.errors import InputError
 from meshpose.rig import fit_rig
-from meshpose.rig_prior import prior_of
+from meshpose.rig_prior import HINGES, WIDTHS, prior_of
 from meshpose.rig_solve import rotation_vector
 from meshpose.upsample import Upsampler
 from training.random_bodies import random_bodies
@@ -119,6 +121,62 @@ def test_chunks_do_not_show(body: Body, monkeypatch: pytest.MonkeyPatch) -> None
     apart = fit_rig(clip.mesh[:, body.lowpoly], np.ones((6, 500)), np.arange(6), body)
     np.testing.assert_allclose(together.rotations, apart.rotations, atol=1e-4)
     np.testing.assert_allclose(together.translation, apart.translation, atol=1e-4)
+
+
+def test_threads_of_blas_do_not_show(body: Body) -> None:
+    """A Take made in a script and one made by a job, on few cores and on many, are equal to the bit."""
+    clip = make_clip(body, 8, frames=6)
+    fits = []
+    for count in (1, 2):
+        with threadpool_limits(count, "blas"):
+            before = [(found["filepath"], found["num_threads"]) for found in threadpool_info()]
+            fits.append(fit_rig(clip.mesh, np.ones((6, 500)), np.arange(6), body))
+            assert before == [(found["filepath"], found["num_threads"]) for found in threadpool_info()]
+    assert np.array_equal(fits[0].rotations, fits[1].rotations) and fits[0].scale == fits[1].scale
+    assert np.array_equal(fits[0].translation, fits[1].translation)
+
+
+def test_slow_frames_are_solved_as_well(body: Body) -> None:
+    """A forearm and hand that lie far off: where Gauss-Newton takes long, more steps change little."""
+    clip = make_clip(body, 11, frames=4, noise=0.0)
+    bones = np.take_along_axis(body.skin_bones, body.skin_weights.argmax(1)[:, None], 1)[body.lowpoly, 0]
+    hand = [i for i, n in enumerate(body.bone_names) if n.endswith(".R") and n.startswith(("wrist", "meta", "finger"))]
+    low = clip.truth[:, body.lowpoly].astype(np.float64)
+    low[:, np.isin(bones, hand)] += np.random.default_rng(3).normal(0, 0.1, (4, 1, 3))
+    fit = fit_rig(low, np.ones((4, 500)), np.arange(4), body)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("POSE_STEPS", "ARM_STEPS"):
+            patch.setattr(rig, name, 30)
+        patch.setattr(rig, "STILL", 1e-4)
+        best = fit_rig(low, np.ones((4, 500)), np.arange(4), body)
+    apart = [np.linalg.norm(f.vertices(body)[:, body.lowpoly] - low, axis=-1).mean() for f in (fit, best)]
+    print(f"body to mesh {1000 * apart[0]:.2f} mm, {1000 * apart[1]:.2f} with many steps")
+    assert apart[0] < apart[1] + 0.001
+
+
+def test_sums_before_the_bones_turn_are_those_of_posed_vertices(body: Body) -> None:
+    """The normal equations against a Jacobian by finite differences of the skinned vertices."""
+    clip = make_clip(body, 12, frames=2)
+    low, weights = clip.truth[:, body.lowpoly].astype(np.float64), np.full((2, 500), 60.0)
+    posed, group = rig_solve.Posed(body), rig_solve.Group(body, ["root", "spine03", "upperarm01"], [*WIDTHS, *HINGES])
+    posed.set_shape(body.shape(), 1.0)
+    prior = dataclasses.replace(prior_of(body), width=np.full_like(prior_of(body).width, 1e6))
+    deltas, root = rotation_matrix(clip.rotations.astype(np.float64)), low.mean(1)
+    found = posed.linearise(group, deltas, root, low, weights, prior)
+    columns = []
+    for k in range(found.right.shape[1]):
+        ends = [np.zeros_like(found.right, np.float64) for _ in range(2)]
+        ends[0][:, k], ends[1][:, k] = 1e-3, -1e-3
+        a, b = (posed.vertices(group, *posed.turn(group, found.turned, deltas, root, step)) for step in ends)
+        columns.append((a.astype(np.float64) - b) / 2e-3)
+    jacobian = np.stack(columns, -1)  # (n, 3, F, P)
+    axes = np.array([1, 1, rig_solve.DEPTH_WEIGHT**2])[:, None]
+    weighted = jacobian * (axes * found.weights[:, None])[..., None]
+    hessian = np.einsum("ncfp,ncfq->fpq", weighted, jacobian)
+    right = np.einsum("ncfp,ncf->fp", weighted, found.residual)
+    inside = ~np.eye(hessian.shape[1], dtype=bool)  # the diagonal is damped
+    assert np.abs(found.hessian - hessian)[:, inside].max() < 2e-3 * hessian.max()
+    assert np.abs(found.right - right).max() < 2e-3 * np.abs(right).max()
 
 
 def test_nobody_gives_an_empty_fit(body: Body) -> None:

@@ -50,7 +50,7 @@ TARGETS = {
     "linux-x64-python3.14": Target("linux-x64", ("314",), LINUX),
 }
 # Written as our users' Blender needs them; the versions come from requirements/runtime.txt.
-LIBRARIES = ("onnxruntime", "opencv-python-headless")
+LIBRARIES = ("onnxruntime", "opencv-python-headless", "threadpoolctl")
 NEVER = ("numpy", "torch", "bpy")
 NOTICES = {"LICENSE": "LICENSE-APACHE", "NOTICE": "NOTICE", "THIRD_PARTY.md": "THIRD_PARTY.md"}
 SKIP = re.compile(r"(^|/)(__pycache__|\..*|.*\.pyc)(/|$)")

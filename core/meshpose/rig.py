@@ -10,7 +10,7 @@
 2. Shape: phenotype and scale of the person by Gauss-Newton over up to 24 well seen frames together, with their poses
    eliminated frame by frame (Schur complement).
 3. Poses of all frames by Gauss-Newton on the skinned low-poly vertices (rig_solve.py), with a prior and limits for how
-   far each bone turns (rig_prior.py); then each hand by itself, wrist and fingers.
+   far each bone turns (rig_prior.py), each frame until it is still; then each arm by itself, from shoulder to fingers.
 
 The low-poly vertices carry all that the mesh knows (the rest is lifted from them), so the fit looks at these 500 only.
 Frame of reference: OpenCV's camera (x right, y down, z forward), metres. Rotations are anny's local-ref deltas
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from .body import AVERAGE_ADULT, PHENOTYPES, Body, Shape, quaternion
 from .errors import InputError
@@ -59,7 +60,10 @@ FIRM = 100.0  # how many times stronger the prior holds a bone that is outside o
 # One sigma of the phenotypes around the average adult, and of the logarithm of the scale: size goes into the scale.
 PHENOTYPE_WIDTHS = np.array([0.35, 0.02, 0.25, 0.25, 0.08, 0.25])
 SCALE_WIDTH = 0.3
-SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, HAND_STEPS, CHUNK, THREADS = 24, 8, 4, 3, 32, 2
+ARM = ("upperarm01", "upperarm02", "lowerarm01", "lowerarm02")  # with the wrist and fingers, the last to be solved
+SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, ARM_STEPS = 24, 8, 4, 6
+STILL = 0.02  # of the rotations' matrices: a frame whose bones turn by less in a step is ready
+CHUNK, THREADS = 64, 2  # frames that are solved together
 SEEN = 0.25  # of `bone_visibility`: a bone below it was not seen
 LEAN = 1.0  # vertices' worth of its parent that a bone counts as its own skin
 
@@ -129,6 +133,16 @@ def fit_rig(
     prior has them. Raises InputError when the arrays do not belong together, hold NaN, or the height is no height.
     """
     low, seen, numbers = _checked(vertices, visibility, frames, body, height)
+    # Work is shared out by frames.  A BLAS that splits each product as well is three times as slow, our matrices being
+    # many and small, and rounds otherwise on every machine.
+    with threadpool_limits(1, "blas"):
+        return _fit(low, seen, numbers, body, height, inside)
+
+
+def _fit(
+    low: Array, seen: Array, numbers: Array, body: Body, height: float | None, inside: npt.ArrayLike | None
+) -> RigFit:
+    """`fit_rig` with arrays that were looked at."""
     model = _Model(body, height)
     if not len(low):
         empty = np.zeros((0, len(body.bone_names), 4))
@@ -165,7 +179,8 @@ class _Model:
         arms_and_all = [*WIDTHS, *HINGES]
         every = [*arms_and_all, *HAND_WIDTHS]
         self.whole = Group(body, arms_and_all, arms_and_all)
-        self.hands = [Group(body, list(HAND_WIDTHS), every, side, shift=False) for side in "LR"]
+        self.arms = [Group(body, [*ARM, *HAND_WIDTHS], every, side, shift=False) for side in "LR"]
+        self.later = np.concatenate([arm.free for arm in self.arms])
         self.everything = Group(body, every, every)
         self.posed = Posed(body)
         self.prior = prior_of(body)
@@ -239,9 +254,18 @@ class _Model:
         """Deltas (F, J, 3, 3) and root (F, 3) of all frames with the present shape."""
         deltas, root = self.start(low, weights)
         deltas[firm > 0.5 * FIRM] = np.eye(3)  # nothing says how these turn, and a wild start may not find home
-        for group in [self.whole] * POSE_STEPS + [hand for hand in self.hands for _ in range(HAND_STEPS)]:
-            problem = self.posed.linearise(group, deltas, root, low, weights, self.prior, firm)
-            deltas, root = self.posed.move(problem, deltas, root, problem.solve())
+        for group, steps in ((self.whole, POSE_STEPS), *((arm, ARM_STEPS) for arm in self.arms)):
+            rows = np.arange(len(low))
+            watched = np.setdiff1d(group.free, self.later) if group is self.whole else group.free
+            for _ in range(steps):
+                before = deltas[rows]
+                now = (root[rows], low[rows], weights[rows], self.prior, firm[rows])
+                problem = self.posed.linearise(group, before, *now)
+                deltas[rows], root[rows] = self.posed.move(problem, before, root[rows], problem.solve())
+                moved = np.abs(deltas[rows[:, None], watched] - before[:, watched]).max((1, 2, 3))
+                rows = rows[moved > STILL]
+                if not len(rows):
+                    break
         return deltas, root
 
     def fit_shape(self, low: Array, weights: Array, firm: Array) -> float:
@@ -265,30 +289,28 @@ class _Model:
             pose_step = problem.solve(right[..., None])[..., 0]
             deltas, root = self.posed.move(problem, deltas, root, pose_step)
             self.set_shape(self.phenotype + shape_step[:-1], self.log_scale + shape_step[-1])
-            square = ((low.swapaxes(1, 2) - self.posed.vertices(self.whole, deltas, root)) ** 2).mean(1)
+            square = ((low.transpose(1, 2, 0) - self.posed.vertices(self.whole, deltas, root)) ** 2).mean(1).T
             excess = max(1.0, float(np.sqrt((square * weights**2).sum() / (weights**2).sum()) / VERTEX_SIGMA))
         return excess
 
     def shape_step(self, problem: Linear, change: Array, cross: Array) -> Array:
         """Step (7,) of phenotypes and log scale with the poses eliminated: Schur complement of the joint problem.
 
-        change (F, 3, n, 7) of the vertices, cross (F, P, 7) its image in the poses.
+        change (n, 3, 7, F) of the vertices, cross (F, P, 7) its image in the poses.
         """
         eliminated = problem.solve(np.concatenate([cross, problem.right[..., None]], -1))
-        axes = np.array([1.0, 1.0, DEPTH_WEIGHT])[:, None]
-        weighted = change * (axes * problem.weights[:, None])[..., None]
-        residual = problem.residual * (axes * problem.weights[:, None])
-        flat = weighted.reshape(-1, weighted.shape[-1])
-        left = flat.T @ flat - np.einsum("fap,faq->pq", cross, eliminated[..., :-1])
-        pull = flat.T @ residual.ravel() - np.einsum("fap,fa->p", cross, eliminated[..., -1])
+        roots = np.sqrt(problem.weights)[:, None] * np.array([1, 1, DEPTH_WEIGHT], np.float32)[:, None]  # (n, 3, F)
+        flat = (change * roots[:, :, None]).transpose(2, 0, 1, 3).reshape(change.shape[2], -1)
+        left = flat @ flat.T - np.einsum("fap,faq->pq", cross, eliminated[..., :-1])
+        pull = flat @ (problem.residual * roots).ravel() - np.einsum("fap,fa->p", cross, eliminated[..., -1])
         width = np.append(PHENOTYPE_WIDTHS, SCALE_WIDTH)
         here = np.append(self.phenotype - AVERAGE_ADULT, self.log_scale)
         # The vertices of all frames err alike (the network's taste): they count as one frame's, not as thousands.
-        share = 1 / len(problem.residual)
+        share = 1 / len(problem.right)
         return np.linalg.solve(left * share + np.diag(width**-2), pull * share - here / width**2)
 
     def shape_change(self, deltas: Array) -> Array:
-        """Change of the vertices (F, 3, V, 7) by phenotypes and log scale, by finite differences at this pose."""
+        """Change of the vertices (V, 3, 7, F) by phenotypes and log scale, by finite differences at this pose."""
         phenotype, log_scale = self.phenotype, self.log_scale
         origin = np.zeros((len(deltas), 3))
         columns, base = [], self.posed.vertices(self.whole, deltas, origin)
@@ -298,7 +320,7 @@ class _Model:
             self.set_shape(phenotype + step[:-1], log_scale + step[-1])
             columns.append((self.posed.vertices(self.whole, deltas, origin) - base) / step[k])
         self.set_shape(phenotype, log_scale)
-        return np.stack(columns, -1)
+        return np.stack(columns, 2)
 
 
 def _checked(
@@ -327,8 +349,10 @@ def _well_seen(seen: Array) -> Array:
 
 
 def _chunks(count: int) -> Iterator[slice]:
-    for start in range(0, count, CHUNK):
-        yield slice(start, start + CHUNK)
+    """Even parts of at most CHUNK frames, as many for each thread."""
+    parts = -(-count // (CHUNK * THREADS)) * THREADS
+    edges = [k * count // parts for k in range(parts + 1)]
+    yield from (slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a)
 
 
 def _vertex_areas(body: Body) -> Array:

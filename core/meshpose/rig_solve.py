@@ -4,11 +4,19 @@
 Bones that do not turn by themselves are taken together with the one above them that does: with S such bones and G_s the
 turned frame of bone s, w_s its head, linear blend skinning of the n vertices is
 
-    x = sum_s  G_s U_s + w_s W_s          U (S, 3, n) fixed by the shape, W (S, n) the skin's weights
+    x = sum_s  G_s U_s + w_s W_s = sum_s T_s V_s          T_s = (G_s, w_s),  V_s = (U_s; W_s)
 
-and the sum over the bones below bone c, less its own head, is the arm on which a turn of c moves each vertex.  A turn
-about an axis moves a vertex by axis x arm, so that the normal equations need the arms' products only (3C x n times n x
-3C for C bones), never the Jacobian of 3C x 3n.
+with V (S, 4, n) fixed by the shape: where a vertex lies from bone s, times its skin's weight, and that weight W.  The
+sum over the bones below bone c, less its own head, is the arm on which a turn of c moves each vertex.  A turn about an
+axis moves a vertex by axis x arm, so the normal equations need the products of arms only, summed over the vertices with
+their weights, never the Jacobian of 3C x 3n.  These sums are taken before the bones turn:
+
+    sum_v weight_v (T_s V_s)(T_t V_t)^T = T_s (sum_v weight_v V_s V_t^T) T_t^T
+
+The middle is 4 x 4, linear in the weights, and 0 but for pairs of bones that share vertices.  Summed up the tree for
+both bones it is the products of all arms: a tenth of the work of summing over posed vertices.
+
+Arrays in here have the frames as their last axis where they are many: numpy's loops run along it.
 """
 
 from __future__ import annotations
@@ -38,38 +46,45 @@ class Group:
     """Bones that are solved together, and the low-poly vertices that judge them.
 
     free (C,) bones; turning (S,) bones that may be turned while these are solved; rows (n,) vertices; above (S,) index
-    into turning of the one above, -1 for the root; share (C, n): how much of a vertex a bone moves.
+    into turning of the one above, -1 for the root; levels: indices into turning, by their depth from the root; share
+    (C, n): how much of a vertex a bone moves; skin (S, n): how much each turning bone holds of it; first and second
+    (Q,): pairs of turning bones that share vertices, each once.
     """
 
     def __init__(self, body: Body, free: list[str], turning: list[str], side: str = "", shift: bool = True) -> None:
-        """free, turning: names without side; side "L" or "R" takes the bones of that side and the vertices they move;
-        shift: the root moves, too.
+        """free, turning: names without side; side "L" or "R" takes the bones of that side, the vertices they move and
+        the bones that hold these; shift: the root moves, too.
         """
-        names, parents = body.bone_names, body.bone_parents
+        names = body.bone_names
         self.shift = shift
         self.free = np.array([c for c, n in enumerate(names) if n.split(".")[0] in free and n.endswith(side)])
-        self.turning = np.array([c for c, n in enumerate(names) if n.split(".")[0] in turning])
-        owner = np.zeros(len(names), int)  # of each bone: the turning bone that carries it
-        for c in range(len(names)):
-            owner[c] = c if c in self.turning else owner[parents[c]]
-        place = {int(c): s for s, c in enumerate(self.turning)}
-        self.owner = np.array([place[int(c)] for c in owner])
-        self.above = np.array([place[int(owner[parents[c]])] if c else -1 for c in self.turning])
-        self.at = np.array([place[int(c)] for c in self.free])
-        low = body.lowpoly
-        skin = np.zeros((len(self.turning), len(low)))
-        np.add.at(skin, (self.owner[body.skin_bones[low].astype(int)], np.arange(len(low))[:, None]),
-                  body.skin_weights[low])  # fmt: skip
+        every = np.array([c for c, n in enumerate(names) if n.split(".")[0] in turning])
+        skin, above, _ = _carried(body, every)
         below = skin.copy()
-        for s in range(len(self.turning) - 1, 0, -1):
-            below[self.above[s]] += below[s]
-        moved = below[self.at]
-        self.rows = np.flatnonzero(moved.max(0) > 0.05) if side else np.arange(len(low))
+        for s in range(len(every) - 1, 0, -1):
+            below[above[s]] += below[s]
+        moved = below[np.searchsorted(every, self.free)]
+        self.rows = np.flatnonzero(moved.max(0) > 0.05) if side else np.arange(len(body.lowpoly))
         self.share = moved[:, self.rows].astype(np.float32)
+        if side:  # no others matter here
+            needed = (skin[:, self.rows] > 0).any(1)
+            for s in range(len(every) - 1, 0, -1):
+                needed[above[s]] |= needed[s]
+            every = every[needed]
+            skin, above, _ = _carried(body, every)
+        self.turning, self.above = every, above
+        self.owner = _carried(body, every)[2]
+        self.at = np.searchsorted(every, self.free)
         self.skin = skin[:, self.rows].astype(np.float32)
+        depth = np.zeros(len(every), int)
+        for s in range(1, len(every)):
+            depth[s] = depth[above[s]] + 1
+        self.levels = [np.flatnonzero(depth == d) for d in range(1, depth.max() + 1)]
+        held = (self.skin > 0).astype(int)
+        self.first, self.second = np.nonzero(np.triu(held @ held.T))
 
     def offsets(self, rest: Array, heads: Array, align: Array, posed_heads: Array, body: Body) -> Array:
-        """U and W of this module's head as one array (S, 4, n) float32.
+        """V of this module's head (S, 4, n) float32.
 
         rest (V, 3) vertices and heads (J, 3) of the shape; align (J, 3, 3) rest to reference pose, posed_heads (J, 3)
         of the reference pose.
@@ -86,16 +101,43 @@ class Group:
         np.add.at(out[:, 3], (self.owner[bones], columns), weights)
         return out.astype(np.float32)
 
+    def moments(self, offsets: Array) -> list[tuple[Array, Array]]:
+        """The products V_s V_t^T of each vertex, by s: rows (m,) of the vertices that s holds, products (t * 16, m)
+        with t in the order of `second`.
+        """
+        out = []
+        for s in range(len(self.turning)):
+            rows = np.flatnonzero(self.skin[s] > 0)
+            others = self.second[self.first == s]
+            products = offsets[s][:, None, rows] * offsets[others][:, None][..., rows]
+            out.append((rows, products.reshape(16 * len(others), len(rows))))
+        return out
+
+
+def _carried(body: Body, turning: Array) -> tuple[Array, Array, Array]:
+    """With turning (S,) bones: skin (S, V) that each carries, above (S,), owner (J,) as in Group."""
+    parents, low = body.bone_parents, body.lowpoly
+    owner = np.zeros(len(parents), int)
+    place = {int(c): s for s, c in enumerate(turning)}
+    for c in range(len(parents)):
+        owner[c] = place[c] if c in place else owner[parents[c]]
+    above = np.array([owner[parents[c]] if c else -1 for c in turning])
+    skin = np.zeros((len(turning), len(low)))
+    np.add.at(skin, (owner[body.skin_bones[low].astype(int)], np.arange(len(low))[:, None]), body.skin_weights[low])
+    return skin, above, owner
+
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """The problem around a pose: arms (F, 3C, n) and weights (F, n) as square roots, residual (F, 3, n) metres,
-    turned (F, S, 3, 3) and heads (F, S, 3) of the turning bones, hessian (F, P, P), right (F, P).  Unknowns in the
-    order of the axes: turns about x of all C bones, about y, about z, then the root's shift.
+    """The problem around a pose: place (S, 4, 3, F), T of this module's head, transposed; offsets (S, 4, n); weights
+    (n, F) and residual (n, 3, F) metres of the vertices; turned (F, S, 3, 3) and heads (F, S, 3) of the turning bones,
+    hessian (F, P, P), right (F, P).  Unknowns in the order of the axes: turns about x of all C bones, about y, about z,
+    then the root's shift.
     """
 
     group: Group
-    arms: Array
+    place: Array
+    offsets: Array
     weights: Array
     residual: Array
     turned: Array
@@ -105,8 +147,8 @@ class Linear:
     prior: Prior
 
     def onto(self, change: Array) -> Array:
-        """Transposed weighted Jacobian times changes (F, 3, n, K) of the vertices -> (F, P, K)."""
-        return _onto(self.arms, self.weights, change, self.group.shift)
+        """Transposed weighted Jacobian times changes (n, 3, K, F) of the vertices -> (F, P, K)."""
+        return _onto(self.group, self.place, self.offsets, self.weights, change)
 
     def solve(self, right: Array | None = None) -> Array:
         """The step (F, P), or (F, P, K) for other right sides (F, P, K)."""
@@ -133,13 +175,20 @@ class Posed:
                 posed[c] = posed[p] + self.align[p] @ (self.heads[c] - self.heads[p])
         self.reference_heads = posed
         self._offsets: dict[Group, Array] = {}
+        self._moments: dict[Group, list[tuple[Array, Array]]] = {}
 
     def offsets(self, group: Group) -> Array:
-        """U and W of this module's head for a group, kept until the shape changes."""
+        """V of this module's head for a group, kept until the shape changes."""
         if group not in self._offsets:
             known = (self.rest, self.heads, self.align, self.reference_heads)
             self._offsets[group] = group.offsets(*known, self.body)
         return self._offsets[group]
+
+    def moments(self, group: Group) -> list[tuple[Array, Array]]:
+        """`Group.moments`, kept until the shape changes."""
+        if group not in self._moments:
+            self._moments[group] = group.moments(self.offsets(group))
+        return self._moments[group]
 
     def chain(self, group: Group, deltas: Array) -> tuple[Array, Array]:
         """Deltas (F, J, 3, 3) -> turned (F, S, 3, 3) and heads less the root's (F, S, 3) of the turning bones."""
@@ -148,25 +197,24 @@ class Posed:
         heads = np.zeros((len(deltas), count, 3))
         place = self.reference_heads[group.turning]
         turned[:, 0] = deltas[:, 0]
-        for s in range(1, count):
-            p = group.above[s]
-            turned[:, s] = turned[:, p] @ deltas[:, group.turning[s]]
-            heads[:, s] = heads[:, p] + turned[:, p] @ (place[s] - place[p])
+        for bones in group.levels:
+            above = group.above[bones]
+            parents = turned[:, above]
+            turned[:, bones] = parents @ deltas[:, group.turning[bones]]
+            heads[:, bones] = heads[:, above] + (parents @ (place[bones] - place[above])[..., None])[..., 0]
         return turned, heads
 
-    def parts(self, group: Group, turned: Array, heads: Array) -> Array:
-        """What each turning bone adds to each vertex, less the root's head: (F, 3, S, n) float32."""
-        move = np.concatenate([turned, heads[..., None]], -1).astype(np.float32)
-        offsets = self.offsets(group)
-        out = np.empty((len(heads), 3, offsets.shape[0], offsets.shape[-1]), np.float32)
-        for s in range(len(offsets)):
-            np.matmul(move[:, s], offsets[s], out=out[:, :, s])
+    def place(self, turned: Array, heads: Array) -> Array:
+        """T of this module's head, transposed, (S, 4, 3, F) float32."""
+        out = np.empty((turned.shape[1], 4, 3, len(turned)), np.float32)
+        out[:, :3] = turned.transpose(1, 3, 2, 0)
+        out[:, 3] = heads.transpose(1, 2, 0)
         return out
 
     def vertices(self, group: Group, deltas: Array, root: Array) -> Array:
-        """Skinned vertices (F, 3, n) float32, metres."""
-        vertices: Array = self.parts(group, *self.chain(group, deltas)).sum(2)
-        vertices += root[:, :, None].astype(np.float32)
+        """Skinned vertices (n, 3, F) float32, metres."""
+        vertices = _skinned(self.offsets(group), self.place(*self.chain(group, deltas)))
+        vertices += root.T.astype(np.float32)
         return vertices
 
     def linearise(
@@ -185,25 +233,18 @@ class Posed:
         Unknowns: a turn about the world's axes for each free bone, and the root's shift.
         """
         turned, heads = self.chain(group, deltas)
-        parts = self.parts(group, turned, heads)
-        rows = group.rows
-        target = (low[:, rows] - root[:, None]).astype(np.float32).swapaxes(1, 2)
-        residual = target - parts.sum(2)
-        for s in range(len(group.turning) - 1, 0, -1):  # what hangs below a bone is carried by it
-            parts[:, :, group.above[s]] += parts[:, :, s]
-        arms = parts[:, :, group.at] if len(group.at) < len(group.turning) else parts
-        arms -= heads[:, group.at].swapaxes(1, 2)[..., None].astype(np.float32) * group.share
-        w = weights[:, rows] * (1 + (residual**2).sum(1) / OUTLIER**2) ** -0.25
-        w = w.astype(np.float32)
-        arms *= w[:, None, None]
-        arms = arms.reshape(len(low), -1, len(rows))
-        hessian = _hessian(arms, w, group.shift)
-        right = _onto(arms, w, residual[..., None], group.shift)[..., 0]
+        place, offsets = self.place(turned, heads), self.offsets(group)
+        target = (low[:, group.rows] - root[:, None]).transpose(1, 2, 0).astype(np.float32)
+        residual = target - _skinned(offsets, place)
+        far = 1 + (residual**2).sum(1) / np.float32(OUTLIER**2)
+        squares = (weights[:, group.rows].T ** 2).astype(np.float32) / np.sqrt(far)
+        hessian = _hessian(group, place, self.moments(group), squares)
+        right = _onto(group, place, offsets, squares, residual[:, :, None])[..., 0]
         _add_prior(hessian, right, group, deltas, turned, prior, firm)
         index = np.arange(hessian.shape[1])
         hessian[:, index, index] *= 1 + DAMPING
         hessian[:, index, index] += 1e-3
-        return Linear(group, arms, w, residual, turned, heads, hessian, right, prior)
+        return Linear(group, place, offsets, squares, residual, turned, heads, hessian, right, prior)
 
     def move(self, linear: Linear, deltas: Array, root: Array, step: Array) -> tuple[Array, Array]:
         """Applies a step (F, P): turns about world axes, longest LARGEST_STEP, and a shift of the root.
@@ -228,47 +269,104 @@ class Posed:
         return out, root + step[:, count:] if group.shift else root
 
 
-def _hessian(arms: Array, weights: Array, shift: bool) -> Array:
-    """Gauss-Newton's hessian (F, P, P) of the vertices: arms (F, 3C, n) weighted, weights (F, n)."""
-    frames, bones = len(arms), arms.shape[1] // 3
-    products = (arms @ arms.swapaxes(1, 2)).reshape(frames, 3, bones, 3, bones)
-    size = 3 * bones + 3 * shift
+def _skinned(offsets: Array, place: Array) -> Array:
+    """V (S, 4, n) and T (S, 4, 3, F) of this module's head -> vertices (n, 3, F) less the root's head."""
+    count = offsets.shape[-1]
+    flat = offsets.reshape(-1, count).T @ place.reshape(offsets.shape[0] * 4, -1)
+    return flat.reshape(count, 3, -1)
+
+
+def _up_the_tree(group: Group, parts: Array) -> None:
+    """Adds to each turning bone's part (S, ...), in place, those of the bones below it."""
+    for s in range(len(parts) - 1, 0, -1):
+        parts[group.above[s]] += parts[s]
+
+
+def _products(group: Group, place: Array, moments: list[tuple[Array, Array]], squares: Array) -> Array:
+    """Weighted sums over the vertices of the products of arms: (C, C, 4, 4, F), the fourth coordinate is their share.
+
+    squares (n, F) weights of the vertices.
+    """
+    frames = squares.shape[1]
+    still = np.empty((len(group.first), 4, 4, frames), np.float32)
+    at = 0
+    for rows, table in moments:
+        found = table @ squares[rows]
+        still[at : at + len(found) // 16] = found.reshape(-1, 4, 4, frames)
+        at += len(found) // 16
+    half, whole = np.empty_like(still), np.empty_like(still)
+    turn = place[group.first]
+    np.multiply(turn[:, 0, :, None], still[:, 0, None], out=half[:, :3])
+    for k in range(1, 4):
+        half[:, :3] += turn[:, k, :, None] * still[:, k, None]
+    half[:, 3] = still[:, 3]
+    turn = place[group.second]
+    np.multiply(half[:, :, 0, None], turn[:, None, 0], out=whole[:, :, :3])
+    for k in range(1, 4):
+        whole[:, :, :3] += half[:, :, k, None] * turn[:, None, k]
+    whole[:, :, 3] = half[:, :, 3]
+    count = len(group.turning)
+    sums = np.zeros((count, count, 4, 4, frames), np.float32)
+    sums[group.second, group.first] = whole.swapaxes(1, 2)
+    sums[group.first, group.second] = whole
+    _up_the_tree(group, sums)
+    sums = sums[group.at].swapaxes(0, 1)
+    _up_the_tree(group, sums)
+    return sums[group.at].swapaxes(0, 1)
+
+
+def _hessian(group: Group, place: Array, moments: list[tuple[Array, Array]], squares: Array) -> Array:
+    """Gauss-Newton's hessian (F, P, P) of the vertices with weights squares (n, F)."""
+    sums = _products(group, place, moments, squares)
+    bones, frames = len(group.free), squares.shape[1]
+    heads = place[group.at, 3]  # (C, 3, F)
+    arms = sums[:, :, :3] - heads[:, None, :, None] * sums[:, :, 3, None]
+    products = arms[:, :, :, :3] - arms[:, :, :, 3, None] * heads[None, :, None]
+    size = 3 * bones + 3 * group.shift
     hessian = np.zeros((frames, size, size), np.float32)
     at = [slice(k * bones, (k + 1) * bones) for k in range(3)]
     d = (1.0, 1.0, DEPTH_WEIGHT**2)
     for k, i, j in CROSS:  # turn k moves coordinate j by arm i, and i by less arm j
-        np.multiply(products[:, i, :, i], d[j], out=hessian[:, at[k], at[k]])
-        hessian[:, at[k], at[k]] += d[i] * products[:, j, :, j]
-        np.multiply(products[:, i, :, k], -d[j], out=hessian[:, at[k], at[i]])
-        np.multiply(products[:, j, :, k], -d[i], out=hessian[:, at[k], at[j]])
-    if shift:
-        sums = (arms @ weights[..., None]).reshape(frames, 3, bones)
+        both = d[j] * products[:, :, i, i] + d[i] * products[:, :, j, j]
+        hessian[:, at[k], at[k]] = both.transpose(2, 0, 1)
+        hessian[:, at[k], at[i]] = -d[j] * products[:, :, i, k].transpose(2, 0, 1)
+        hessian[:, at[k], at[j]] = -d[i] * products[:, :, j, k].transpose(2, 0, 1)
+    if group.shift:
+        single = arms[:, 0, :, 3].transpose(2, 1, 0)  # the root carries every vertex whole
         cross = np.zeros((frames, 3, bones, 3), np.float32)
         for k, i, j in CROSS:
-            cross[:, k, :, j] = d[j] * sums[:, i]
-            cross[:, k, :, i] = -d[i] * sums[:, j]
+            cross[:, k, :, j] = d[j] * single[:, i]
+            cross[:, k, :, i] = -d[i] * single[:, j]
         cross = cross.reshape(frames, 3 * bones, 3)
         hessian[:, : 3 * bones, 3 * bones :] = cross
         hessian[:, 3 * bones :, : 3 * bones] = cross.swapaxes(1, 2)
         index = 3 * bones + np.arange(3)
-        hessian[:, index, index] = (weights.astype(np.float64) ** 2).sum(1)[:, None] * d
+        hessian[:, index, index] = sums[0, 0, 3, 3, :, None] * d
     return hessian
 
 
-def _onto(arms: Array, weights: Array, change: Array, shift: bool) -> Array:
-    """Transposed Jacobian times weighted changes (F, 3, n, K) -> (F, P, K)."""
-    frames, _, count, wide = change.shape
-    bones = arms.shape[1] // 3
-    scaled = change * (weights[:, None, :, None] * np.array([1, 1, DEPTH_WEIGHT**2], np.float32)[:, None, None])
-    scaled = scaled.astype(np.float32)
-    columns = np.ascontiguousarray(scaled.transpose(0, 2, 1, 3)).reshape(frames, count, 3 * wide)
-    products = (arms @ columns).reshape(frames, 3, bones, 3, wide)
-    out = np.empty((frames, 3 * bones + 3 * shift, wide), np.float32)
+def _onto(group: Group, place: Array, offsets: Array, squares: Array, change: Array) -> Array:
+    """Transposed Jacobian times weighted changes (n, 3, K, F) -> (F, P, K)."""
+    count, _, wide, frames = change.shape
+    scaled = change * squares[:, None, None]
+    scaled[:, 2] *= np.float32(DEPTH_WEIGHT**2)
+    flat = offsets.reshape(-1, count) @ scaled.reshape(count, -1)
+    flat = flat.reshape(len(offsets), 4, 3, wide, frames)
+    sums = np.empty_like(flat)  # arms' coordinate, then the change's
+    np.multiply(place[:, 0, :, None, None], flat[:, 0, None], out=sums[:, :3])
+    for k in range(1, 4):
+        sums[:, :3] += place[:, k, :, None, None] * flat[:, k, None]
+    sums[:, 3] = flat[:, 3]
+    _up_the_tree(group, sums)
+    found = sums[group.at]
+    arms = found[:, :3] - place[group.at, 3][:, :, None, None] * found[:, 3, None]
+    bones = len(group.free)
+    out = np.empty((3 * bones + 3 * group.shift, wide, frames), np.float32)
     for k, i, j in CROSS:
-        out[:, k * bones : (k + 1) * bones] = products[:, i, :, j] - products[:, j, :, i]
-    if shift:
-        out[:, 3 * bones :] = np.einsum("fcnk,fn->fck", scaled, weights)
-    return out
+        np.subtract(arms[:, i, j], arms[:, j, i], out=out[k * bones : (k + 1) * bones])
+    if group.shift:
+        out[3 * bones :] = sums[0, 3]
+    return np.ascontiguousarray(out.transpose(2, 0, 1))
 
 
 def _add_prior(
