@@ -178,6 +178,35 @@ def test_freeze_and_blend(path: Path) -> None:
     np.testing.assert_array_equal(after.translation, before.translation)
 
 
+def test_corrections_go_along_with_a_split(path: Path) -> None:
+    """Made on frames that a later split gives to somebody else; taken back with it; what is lost is said."""
+    before = motion_of(path)
+    target = heads(before)[FRAME, bone(WRIST)] + [0.04, -0.10, 0.08]
+    with Take.resume(path) as take:
+        made = take.corrections.joint(1, FRAME, WRIST, target, reach=6)
+        take.corrections.freeze(1, 5, 14)
+        split = take.edits.split(1, 12)
+        assert [c.person for c in take.corrections.all()] == [2, 1]
+        assert [c.id for c in take.corrections.all(2)] == [made.id]
+        lost = take.corrections.unused()
+        assert lost == ["correction 2: freeze person 1@5-14: person 1 is there in a part of these frames only"]
+    run(path)
+    with Take.open(path) as take:
+        motion, world = take.person(2).motion(), take.world()
+        assert motion is not None and world is not None and set(lost) <= set(world.notes)
+        row = int(np.searchsorted(motion.frames, FRAME))
+        bent = rotation_matrix(motion.rotations[row, bone("lowerarm01.L")])
+        plain = rotation_matrix(before.rotations[FRAME, bone("lowerarm01.L")])
+        assert np.linalg.norm(rotation_vector(plain.T @ bent)) > 0.03, "the later one has it"
+    with Take.resume(path) as take:
+        take.edits.delete(2)
+        assert [line.partition(" is")[2] for line in take.corrections.unused()][0].startswith(" not used: nobody")
+        assert take.corrections.all(2) == []
+        take.edits.undo(2)
+        take.edits.undo(split.id)
+        assert [c.person for c in take.corrections.all()] == [1, 1] and take.corrections.unused() == []
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [(("joint", 2, 3, WRIST, (0, 0, 0)), "no person 2"), (("joint", 1, 99, WRIST, (0, 0, 0)), "frame 99"),

@@ -51,6 +51,15 @@ def test_correct_and_the_rest_follows(path: Path, capsys: pytest.CaptureFixture[
         assert (fit.rotations[[0, 8]] == plain.rotations[[0, 8]]).all()
 
 
+def test_what_a_later_edit_takes_from_a_correction_is_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["correct", str(path), "freeze", "1@4-8", "--no-refit"]) == 0
+    capsys.readouterr()
+    lost = "warning: correction 1: freeze person 1@4-8: person 1 is there in a part of these frames only"
+    for words in (["people", str(path), "split", "1@6", "--no-refit"], ["correct", str(path)]):
+        assert main(words) == 0
+        assert capsys.readouterr().err.splitlines() == [lost]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["people", "merge", "1"], "give one of list, merge"), (["people", "merge", "1", "9"], "no person 9"),

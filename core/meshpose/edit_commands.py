@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from .corrections import REACH
@@ -68,6 +69,7 @@ def change(options: argparse.Namespace) -> bool:
             done = act(take, one.split() or [""], options)
             if options.progress != "json":  # stdout is for its events then
                 print(done, flush=True)
+        _warn(take)
     return True
 
 
@@ -133,6 +135,13 @@ def _list(take: Take, options: argparse.Namespace) -> None:
         print("\n".join(f"correction {line}" for line in made) or "no corrections")
     for edit in edits:
         print(f"edit {edit}")
+    _warn(take)
+
+
+def _warn(take: Take) -> None:
+    """What later edits have taken from corrections, on stderr."""
+    for line in take.corrections.unused():
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _number(word: str) -> int:

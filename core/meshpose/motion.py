@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -452,6 +452,7 @@ def solve_take(
     motions, world = solve(tracks, take.camera, settings, looked)
     # On top of it all: what was corrected by hand is neither smoothed nor moved with a foot, and moves nothing else.
     motions = {number: take.corrections.motion(take.person(number), m, world) for number, m in motions.items()}
+    world = replace(world, notes=(*world.notes, *take.corrections.unused()))
     take.set_motion(motions, world, made_from)
     for track in tracks.values():
         yield len(track.fit.frames)

@@ -94,13 +94,40 @@ class Corrections:
         self._take, self._db = take, take._db
 
     def all(self, person: int | None = None) -> list[Correction]:
-        """In the order they were made; of one person where that is asked."""
+        """In the order they were made; of one person where that is asked.
+
+        A correction belongs to what the network followed on its frame: where a later edit gives that to somebody else,
+        it goes along.
+        """
+        owned = self._owned()
+        return [c for c, belongs in owned if person is None or (belongs and c.person == person)]
+
+    def unused(self) -> list[str]:
+        """One line for each correction of which something is lost to later edits of who is who."""
+        lines = []
+        for made, belongs in self._owned():
+            if not belongs:
+                lines.append(f"correction {made} is not used: nobody has that frame any more")
+            elif made.kind != "joint" and made.person in self._take.people:
+                frames = self._take.person(made.person).frames
+                rest = ((frames >= made.first) & (frames <= made.last)).sum()
+                if rest < 2 or not frames[0] <= made.first or not made.last <= frames[-1]:
+                    lines.append(f"correction {made}: person {made.person} is there in a part of these frames only")
+        return lines
+
+    def _owned(self) -> list[tuple[Correction, bool]]:
+        """Every correction with the person whose it is now; False where it is nobody's."""
         if not there(self._db):
             return []
         rows = self._db.rows("SELECT correction, person, kind, first, last, value FROM correction ORDER BY correction")
         with self._db.sound():
-            found = [_read(row) for row in rows]
-        return [correction for correction in found if person in (None, correction.person)]
+            found = [(_read(row), _anchor(row[5])) for row in rows]
+        out = []
+        for correction, anchor in found:
+            owner = correction.person if anchor is None else self._take.edits.owner(*anchor)
+            made = correction if owner is None else dataclasses.replace(correction, person=owner)
+            out.append((made, owner is not None))
+        return out
 
     def joint(
         self,
@@ -245,16 +272,29 @@ class Corrections:
             raise InputError(f"there is no person {person}; the Take holds {known}")
         return self._take.person(person).frames
 
+    def _anchored(self, made: Correction) -> tuple[int, int]:
+        """Track and frame of what the network followed, on the first frame that is corrected."""
+        frames = self._take.person(made.person).frames
+        frame = int(frames[frames >= made.first][0])
+        return self._take.edits.track(made.person, frame), frame
+
     def _add(self, made: Correction) -> Correction:
         for statement in SCHEMA.split(";"):
             self._db.run(statement)
         value = {
             "joint": made.joint, "pixel": made.pixel, "depth": made.depth, "reach": made.reach, "bones": made.bones,
+            "anchor": self._anchored(made),
         }  # fmt: skip
         row = (made.person, made.kind, int(made.first), int(made.last), json.dumps(value, sort_keys=True))
         self._db.run("INSERT INTO correction (person, kind, first, last, value) VALUES (?, ?, ?, ?, ?)", row)
         self._take.commit()
         return self.all()[-1]
+
+
+def _anchor(text: str) -> tuple[int, int] | None:
+    """Track and frame that a correction was made on; None in Takes of earlier versions."""
+    anchor = json.loads(text).get("anchor")
+    return None if anchor is None else (int(anchor[0]), int(anchor[1]))
 
 
 def _ranges(mine: list[Correction]) -> list[Correction]:

@@ -151,6 +151,20 @@ class Edits:
         """Everybody there is, those who are not kept too, as the edits have it."""
         return self.assigned().people()
 
+    def owner(self, track: int, frame: int) -> int | None:
+        """Whose a row of the network's is: that of a track on a frame; None for nobody's."""
+        if not there(self._db):
+            return track
+        rows = self._db.rows("SELECT person FROM assigned WHERE track = ? AND frame = ?", (track, frame))
+        return int(rows[0][0]) if rows else None
+
+    def track(self, person: int, frame: int) -> int:
+        """Which of the tracker's tracks a person is on a frame."""
+        if not there(self._db):
+            return person
+        rows = self._db.rows("SELECT track FROM assigned WHERE person = ? AND frame = ?", (person, frame))
+        return int(rows[0][0]) if rows else person
+
     def assigned(self, known: Sequence[Edit] | None = None) -> Assigned:
         """Whose each of the network's rows is."""
         found = self._db.rows("SELECT value FROM job WHERE name = 'found'")
