@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from . import weights
 from .body import Body
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 4, 4, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 5, 4, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 CORRECT_VERSION = 1
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
@@ -501,7 +502,8 @@ def _correct(take: Take, person: Person) -> None:
     told = take.corrections.key(person.id)
     made_from = _made_from("corrected", CORRECT_VERSION, take.made_from("fit", person.id), told)
     if (told or take.made_from("corrected", person.id)) and take.made_from("corrected", person.id) != made_from:
-        take.corrections.fit(person, made_from)
+        with threadpool_limits(1, "blas"):
+            take.corrections.fit(person, made_from)
 
 
 def _motion(take: Take, settings: Settings, pace: _Pace) -> Iterator[Progress]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from . import feet, ground, order
 from .body import Body, quaternion, rotation_matrix
@@ -449,9 +450,10 @@ def solve_take(
             tracks[person.id] = Track(fit, person.lowpoly_pixels(fit.frames), seen, times, size)
     if looked is None:
         looked = Looked(take.frames, take.times())
-    motions, world = solve(tracks, take.camera, settings, looked)
-    # On top of it all: what was corrected by hand is neither smoothed nor moved with a foot, and moves nothing else.
-    motions = {number: take.corrections.motion(take.person(number), m, world) for number, m in motions.items()}
+    with threadpool_limits(1, "blas"):  # threads round otherwise: the same clip gives the same bits on every machine
+        motions, world = solve(tracks, take.camera, settings, looked)
+        # On top of it all: corrections by hand are neither smoothed nor moved with a foot, and move nothing else.
+        motions = {number: take.corrections.motion(take.person(number), m, world) for number, m in motions.items()}
     world = replace(world, notes=(*world.notes, *take.corrections.unused()))
     take.set_motion(motions, world, made_from)
     for track in tracks.values():
