@@ -67,9 +67,9 @@ RAY_SIGMA, DEPTH_SIGMA = 0.02, 0.1
 SHIFT_CUTOFF, LARGEST_SHIFT, SHIFT_ROUNDS = 4.0, 0.1, 3
 """Hz that pass half of how the hips follow the feet, metres by which they do at most each way, and how often it is
 found anew: legs turn as the hips go."""
-SHIFT_SIGMA, KNEE_SIGMA, STRAIGHT = (0.02, 0.04, 0.1), np.radians(9.0), 0.999
-"""Metres by which the hips may be off where they were seen: across the line of sight, along it, and up; radians by
-which a knee may; and the share of its length at which a leg counts as straight."""
+SHIFT_SIGMA, KNEE_SIGMA, STRAIGHT = (0.02, 0.02, 0.1), np.radians(9.0), 0.999
+"""Metres by which the hips may be off where they were seen, x, y and up; radians by which a knee may; and the share of
+its length at which a leg counts as straight."""
 REACH = 0.997
 """Share of a leg's length to which it is stretched without the hips coming down."""
 
@@ -260,7 +260,7 @@ def lock(
     targets = pose.ankles + np.stack(shifts, 1)
     hold = np.stack(holds, 1)
     extension = np.linalg.norm(pose.ankles - pose.hips, axis=-1)
-    moved = _shift(legs, pose.hips, targets, extension, hold, times, eye)
+    moved = _shift(legs, pose.hips, targets, extension, hold, times)
     moved[:, 2] -= _drop(legs, pose.hips + moved[:, None], targets, extension, hold, times)
     out = rotations.copy()
     for side in range(2):
@@ -436,20 +436,17 @@ def _ease(x: Array) -> Array:
     return x * x * (3 - 2 * x)
 
 
-def _shift(
-    legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array, eye: Array | None
-) -> Array:
+def _shift(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array) -> Array:
     """How far the hips go (F, 3) so that held knees are as bent as they were, slowly: hips and ankles' targets
     (F, 2, 3), extension (F, 2) before, hold (F, 2).
 
-    The least such way, counted less along the line of sight, where the body's place is a guess. A straight leg says
-    most: a centimetre less bends its knee by many degrees.
+    The least such way. A straight leg says most: a centimetre less bends its knee by many degrees.
     """
     weight = hold.sum(1)
     out = np.zeros((len(hold), 3))
     if not weight.any():
         return out
-    doubt = _doubt(hips.mean(1), eye)
+    doubt = np.diag([1 / s**2 for s in SHIFT_SIGMA])
     length = legs.thigh + legs.shin
     bent = np.sqrt(1 - np.clip(extension / length, 0, STRAIGHT) ** 2) / 2  # metres for each radian and metre of leg
     firm = hold / (KNEE_SIGMA * length * bent) ** 2
@@ -458,23 +455,11 @@ def _shift(
         far = np.linalg.norm(line, axis=-1)
         along = line / np.maximum(far[..., None], 1e-9)
         matrix = np.einsum("fs,fsa,fsb->fab", firm, along, along) + doubt
-        right = np.einsum("fs,fsa->fa", firm * (far - extension), along) - np.einsum("fab,fb->fa", doubt, out)
+        right = np.einsum("fs,fsa->fa", firm * (far - extension), along) - out @ doubt
         step = np.linalg.solve(matrix, right[..., None])[..., 0]
         wanted = np.clip(out + step, -LARGEST_SHIFT, LARGEST_SHIFT)
         wanted = _between(wanted, weight > 0.5) if (weight > 0.5).any() else wanted
         out = smooth_positions(wanted, times, np.clip(weight, 0.05, 1), cutoff=SHIFT_CUTOFF)
-    return out
-
-
-def _doubt(hips: Array, eye: Array | None) -> Array:
-    """What it costs the hips (F, 3) to go away from where they were seen (F, 3, 3), one over square metres."""
-    across, along, up = (1 / s**2 for s in SHIFT_SIGMA)
-    cost = np.diag([across, across, up])
-    if eye is None:
-        return np.repeat(cost[None], len(hips), 0)
-    sight = hips - eye
-    sight /= np.maximum(np.linalg.norm(sight, axis=1, keepdims=True), 1e-9)
-    out: Array = cost - (across - along) * sight[:, :, None] * sight[:, None]
     return out
 
 
