@@ -13,6 +13,7 @@ space is on the hips, the armature object itself stands at the origin.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 RIG = "meshpose_rig"
 """On an armature: the name of its rig."""
+CONTACT = "meshpose_contact"
+"""On an armature: when its feet stand on the floor, first and last scene frame of each time, left and right; JSON."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,35 @@ def animate(
     seen (B,) bool: which bones were ever seen; the others are not keyed, unless the settings ask for it.
     """
     keys.write(target, pose.names, pose.rotations[rows], pose.shifts[rows], frames, settings, seen)
+
+
+def remember_contact(target: bpy.types.Object, fit: RigFit | Motion, rows: np.ndarray, frames: np.ndarray) -> None:
+    """Keep on the armature when its feet stand, as the Take has it, for who carries the motion to other bones."""
+    contact = getattr(fit, "contact", None)
+    if contact is None or not len(contact):
+        return
+    at, spans = np.rint(frames).astype(int), []
+    for side in range(2):
+        on = np.asarray(contact, bool)[rows, 2 * side : 2 * side + 2].any(1)
+        begins = on & ~np.concatenate([[False], on[:-1] & (np.diff(at) == 1)])
+        ends = on & ~np.concatenate([on[1:] & (np.diff(at) == 1), [False]])
+        spans.append([[int(a), int(b)] for a, b in zip(at[begins], at[ends], strict=True)])
+    target[CONTACT] = json.dumps(spans)
+
+
+def contact_of(source: bpy.types.Object, frames: np.ndarray) -> np.ndarray | None:
+    """What `remember_contact` has kept, (F, 2) on scene frames (F,); None where nothing can be read."""
+    kept = source.get(CONTACT)
+    if not isinstance(kept, str):
+        return None
+    out = np.zeros((len(frames), 2), bool)
+    try:
+        for side, spans in enumerate(json.loads(kept)):
+            for first, last in spans:
+                out[(frames >= first) & (frames <= last), side] = True
+    except (ValueError, TypeError, IndexError):  # somebody wrote there
+        return None
+    return out if out.any() else None
 
 
 def bones_seen(rig: Rig, fit: RigFit | Motion) -> np.ndarray | None:

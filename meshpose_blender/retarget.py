@@ -27,7 +27,7 @@ from meshpose.rigs import Posed, Rest, channels, nearest_rotation
 from meshpose.rigs import names as rig_names
 
 from . import bake, keys, people, rigify
-from .armature import RIG, continuous
+from .armature import RIG, contact_of, continuous
 
 UNEVEN = 1e-3
 """Parts by which the three scales of an armature may differ."""
@@ -79,7 +79,8 @@ def retarget(
     character = Figure(rest.parents, rest.heads, roles_t)
     scene = bpy.context.scene
     fps = scene.render.fps / scene.render.fps_base
-    result = carry_over(figure, _moved(sampled, rest_s), character, settings, fps)
+    contact = contact_of(source, sampled.frames)
+    result = carry_over(figure, _moved(sampled, rest_s), character, settings, fps, contact)
     notes = [*result.notes, *_constrained(target, [names[b] for b in result.mapped])]
     numbers = sampled.frames
     title = f"{target.name} {source.name}"

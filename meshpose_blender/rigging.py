@@ -64,6 +64,7 @@ def rig_person(
     bones = armature.new_armature(f"{name} rig", body, shape, fit.scale, collection, rig)
     pose = armature.channels(bones, body, shape, fit, turn, lift, rig, choice.keys.only_turns)
     armature.animate(bones, pose, rows, frames, choice.keys, armature.bones_seen(rig, fit))
+    armature.remember_contact(bones, fit, rows, frames)
     if rig.t_pose:
         armature.add_t_pose(bones, body, shape, rig)
     skinned = armature.skinned_body(f"{name} body", body, shape, fit.scale, bones, collection, rig)
@@ -93,6 +94,7 @@ def _with_controls(
     wanted = Posed(posed.linear[rows], posed.heads[rows])
     seen = armature.bones_seen(rig, fit)
     rigify.key(controls, skeleton, rest, wanted, frames, choice.keys, controls.name, seen)
+    armature.remember_contact(controls, fit, rows, frames)
     groups = rigify.groups(rig, body)
     skinned = armature.skinned_body(f"{name} body", body, shape, fit.scale, controls, collection, rig, groups)
     rigify.discard(meta)

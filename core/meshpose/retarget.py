@@ -98,19 +98,24 @@ class _Part:
 
 
 def retarget(
-    source: Figure, posed: Posed, target: Figure, settings: RetargetSettings | None = None, fps: float = 25.0
+    source: Figure,
+    posed: Posed,
+    target: Figure,
+    settings: RetargetSettings | None = None,
+    fps: float = 25.0,
+    contact: Array | None = None,
 ) -> Retargeted:
     """The source's motion on the target's bones.
 
     posed: the source's bones, linear (F, B, 3, 3) from rest to pose and heads (F, B, 3), in the world.  fps: frames a
-    second, for the speed of feet.
+    second, for the speed of feet.  contact (F, 2): which feet stand on the floor, where that is known already.
     """
     settings = settings or RetargetSettings()
     turned = _turns(source, posed, target)
     unmapped = [b for b in range(len(target.parents)) if b not in turned]
     linear = _inherited(target, turned, len(posed.heads))
     scale = leg_length(target) / max(leg_length(source), 1e-9)
-    contact = feet_on_floor(source, posed, fps)
+    contact = feet_on_floor(source, posed, fps) if contact is None else np.asarray(contact, bool)
     hips = _hips_way(source, posed, target, linear, scale if settings.fit_steps else 1.0, scale)
     notes: list[str] = []
     place = _chain(target, linear, hips)

@@ -17,7 +17,7 @@ from meshpose.errors import InputError
 from meshpose.mapping import find_roles, named_roles
 from meshpose.retarget import NEXT, RetargetSettings
 from meshpose.rigs import Rig, t_pose
-from meshpose_blender import compat, registration, retarget
+from meshpose_blender import armature, compat, registration, retarget
 from meshpose_blender.keys import KeySettings
 from meshpose_blender.rigging import RigChoice, rig_person
 from training.sample import camera_turn
@@ -256,3 +256,31 @@ def test_from_another_rig(rig: str) -> None:
             ways = [p[n[r[ends[1]][0]]] - p[n[r[ends[0]][0]]] for p, n, r in zip(both, (ours, names), roles)]
             cosine = ways[0] @ ways[1] / np.linalg.norm(ways[0]) / np.linalg.norm(ways[1])
             assert np.degrees(np.arccos(min(cosine, 1))) < 1, (rig, frame, base)
+
+
+def test_feet_stand_when_the_take_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contact goes with the rig from the Take; it is looked for anew only where nothing is known."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    fit = walk()
+    fit.contact = np.zeros((len(fit.frames), 4), bool)
+    fit.contact[5:12, 0] = fit.contact[9:15, 1] = fit.contact[20:30, 3] = True
+    source = rig_person(
+        "person", Body.load(), fit, fit.frames, FRAMES, bpy.context.scene.collection, RigChoice()
+    ).armature
+    wanted = fit.contact.reshape(-1, 2, 2).any(2)
+    kept = armature.contact_of(source, FRAMES)
+    assert kept is not None and (kept == wanted).all()
+    given: list[Any] = []
+    carried = retarget.carry_over
+
+    def carry_over(*what: Any) -> Any:
+        given.append(what[5])
+        return carried(*what)
+
+    monkeypatch.setattr(retarget, "carry_over", carry_over)
+    retarget.retarget(source, character("mixamo"), frames=(1, 40))
+    np.testing.assert_array_equal(given[0], wanted)
+    source[armature.CONTACT] = "?"
+    assert armature.contact_of(source, FRAMES) is None
+    retarget.retarget(source, character("mixamo"), frames=(1, 40))
+    assert given[1] is None, "then it is looked for"
