@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from takes import make_take
 
 from meshpose.body import Body
+from meshpose.convert import refit
 from meshpose.order import Seen, push_apart
+from meshpose.take import Take
 
 FRAMES = 40
 
@@ -75,3 +80,18 @@ def test_it_is_done_slowly() -> None:
     shift = factors[0] * 4.0
     assert np.abs(np.diff(shift, 2)).max() < 0.03 and np.ptp(shift) > 0.1
     assert shift[0] == pytest.approx(4.0, abs=0.05)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("frames", [1, 4])
+def test_tiny_takes_give_no_numpy_warning(tmp_path: Path, frames: int) -> None:
+    """Three people in one another's way on a frame or four."""
+    path = tmp_path / "tiny.take"
+    make_take(path, frames=frames, people=3, gaps=frames > 1).close()
+    with Take.resume(path) as take:
+        take.set_settings({"model": "accurate"})
+    for _ in refit(path):
+        pass
+    with Take.open(path) as take:
+        motion = take.person(3).motion()
+        assert motion is not None and np.isfinite(motion.translation).all()
