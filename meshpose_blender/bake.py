@@ -24,7 +24,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from meshpose.body import quaternion
+from meshpose.body import quaternion, rotation_matrix
 
 from . import compat, playback
 from .armature import continuous
@@ -275,21 +275,40 @@ def _arrange(room: Studio, data: bpy.types.Armature, sampled: Sampled) -> None:
 
 
 def _basis(rest: np.ndarray, wanted: np.ndarray, parents: list[int]) -> np.ndarray:
-    """Channel matrices (F, B, 4, 4) that bring bones of rest (B, 4, 4) to wanted (F, B, 4, 4), both armature space."""
-    result = np.empty_like(wanted)
-    for c, p in enumerate(parents):
+    """Channel matrices (F, B, 4, 4) that bring bones of rest (B, 4, 4) to wanted (F, B, 4, 4), both armature space.
+
+    A bone that is stretched (Rigify's spine, between two keys) shears what turns below it, and turns and scales cannot
+    say that: such a bone is put against its parent as that will stand, so that all heads are where they belong.
+    """
+    result, stands = np.empty_like(wanted), np.empty_like(wanted)
+    for c in sorted(range(len(parents)), key=lambda c: _depth(parents, c)):
+        p = parents[c]
         local = rest[c] if p < 0 else np.linalg.inv(rest[p]) @ rest[c]
-        turned = wanted[:, c] if p < 0 else np.linalg.inv(wanted[:, p]) @ wanted[:, c]
-        result[:, c] = np.linalg.inv(local) @ turned
+        above = local if p < 0 else stands[:, p] @ local
+        result[:, c] = np.linalg.inv(above) @ wanted[:, c]
+        turns, scale = _turns_and_scale(result[:, c])
+        told = result[:, c].copy()
+        told[:, :3, :3] = rotation_matrix(turns) * scale[:, None]
+        stands[:, c] = above @ told
     return result
+
+
+def _depth(parents: list[int], index: int) -> int:
+    return 0 if parents[index] < 0 else 1 + _depth(parents, parents[index])
+
+
+def _turns_and_scale(basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quaternions (..., 4) and scales (..., 3) of channel matrices (..., 4, 4)."""
+    scale = np.linalg.norm(basis[..., :3, :3], axis=-2)
+    return quaternion(basis[..., :3, :3] / np.maximum(scale[..., None, :], 1e-12)), scale
 
 
 def _key(room: Studio, target: bpy.types.Object, sampled: Sampled, basis: np.ndarray, first: int) -> None:
     """Keys on every frame for every bone that turns, moves or grows; bones are looked up by the names given once."""
     action = compat.Action(target, target.name)
     room.made.append(action.action)
-    scale = np.linalg.norm(basis[..., :3, :3], axis=-2)
-    turns = continuous(quaternion(basis[..., :3, :3] / np.maximum(scale[..., None, :], 1e-12)))
+    turns, scale = _turns_and_scale(basis)
+    turns = continuous(turns)
     frames = np.arange(len(basis)) + first
     for c, name in enumerate(sampled.names):
         bone = target.pose.bones[name]

@@ -22,9 +22,8 @@ from meshpose_blender.scene import BuiltTake, build_scene, takes
 FRAMES = 24
 RATE = 30 / 1.001
 CLOSE = 1e-3  # metres
-CLOSE_RIGIFY = 6e-3
-"""One frame of the second person on a Rigify rig comes back 5.5 mm off in every format, all others within 0.01 mm (USD
-0.5 mm).  Not understood yet; perhaps a stretched bone above others, which turns and scales cannot say."""
+CLOSE_USD = 1.5e-3
+"""Of a Rigify rig, whose stretched bones have scales: USD keeps these of a skeleton's animation as 16-bit numbers."""
 
 pytestmark = pytest.mark.slow
 
@@ -75,8 +74,8 @@ def test_every_rig_in_every_format(take: Path, tmp_path: Path, rig: str) -> None
             (found,) = [value for key, value in read.items() if key.startswith(f"{file}|") and key.endswith("|heads")]
             error = np.linalg.norm(found[:, bone_order(bones, names)] - heads, axis=-1).max()
             print(f"{rig} {file}: {len(bones)} bones, joints off by at most {1e3 * error:.4f} mm")
-            assert error < (CLOSE_RIGIFY if rig == "rigify" else CLOSE), file
-        compare_bvh(tmp_path / f"walk_person0{number}.bvh", names, heads, CLOSE_RIGIFY if rig == "rigify" else CLOSE)
+            assert error < (CLOSE_USD if rig == "rigify" and end == "_rig.usdc" else CLOSE), file
+        compare_bvh(tmp_path / f"walk_person0{number}.bvh", names, heads, CLOSE)
         assert validate(tmp_path / f"walk_person0{number}.glb")["issues"]["numErrors"] == 0  # type: ignore[index]
 
 
