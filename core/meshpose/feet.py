@@ -11,7 +11,8 @@ stance both have one place on the floor; the heel's holds while the heel bears, 
 are as far apart as the foot is long, so that it can roll. Between stances what was corrected fades out smoothly. The
 leg follows by two-bone inverse kinematics: the knee stays in its plane, the hips go with the feet so that knees stay as
 bent as they were, and where a leg would have to be longer than it is the hips come down a little, slowly, rather than
-the knee snapping straight.
+the knee snapping straight. A leg that is nearly straight bends and stretches smoothly, if that leaves its foot some
+millimetres off its place.
 
 Frame of reference: the world, metres, z up, the floor at z = 0.
 """
@@ -70,8 +71,11 @@ found anew: legs turn as the hips go."""
 SHIFT_SIGMA, KNEE_SIGMA, STRAIGHT = (0.02, 0.02, 0.1), np.radians(9.0), 0.999
 """Metres by which the hips may be off where they were seen, x, y and up; radians by which a knee may; and the share of
 its length at which a leg counts as straight."""
-REACH = 0.997
-"""Share of a leg's length to which it is stretched without the hips coming down."""
+REACH, STRETCHED = 0.997, 0.9995
+"""Share of a leg's length to which it is stretched without the hips coming down, and to which it is at all."""
+NEARLY_STRAIGHT, KNEE_CUTOFF, LARGEST_MISS = (0.95, 0.98), 5.0, 0.008
+"""Shares of its length from which, and above which wholly, a leg bends smoothly; Hz that pass half of how its knee then
+departs from the bend that it had; metres by which its foot may miss its place for that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,9 +266,11 @@ def lock(
     extension = np.linalg.norm(pose.ankles - pose.hips, axis=-1)
     moved = _shift(legs, pose.hips, targets, extension, hold, times)
     moved[:, 2] -= _drop(legs, pose.hips + moved[:, None], targets, extension, hold, times)
+    far = np.linalg.norm(targets - pose.hips - moved[:, None], axis=-1)
+    far = _without_snaps(legs, extension, far, times)
     out = rotations.copy()
     for side in range(2):
-        _bend(legs, pose, side, moved, targets[:, side], turns[side], out)
+        _bend(legs, pose, side, moved, targets[:, side], far[:, side], turns[side], out)
     return Locked(out, translation + moved, moved)
 
 
@@ -479,14 +485,42 @@ def _drop(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array
     return np.maximum(smooth_positions(highest[:, None], times, cutoff=4.5)[:, 0], 0)
 
 
-def _bend(legs: Legs, pose: Pose, side: int, down: Array, target: Array, turn: Array, out: Array) -> None:
-    """Writes one leg's local rotations so that the ankle comes to target (F, 3) and the foot turns by turn."""
+def _without_snaps(legs: Legs, extension: Array, far: Array, times: Array) -> Array:
+    """How far the ankles are to be from the hips (F, 2), where their places ask for far (F, 2) and they were extension
+    (F, 2) away: the same but for legs that are nearly straight.
+
+    There a millimetre more or less turns the knee by degrees, without end as the leg comes to its full length: a foot
+    that lands on a stretched leg would snap its knee to and fro within a frame. Soft inverse kinematics would rather
+    miss the place whenever a leg is stretched; in time it is missed only where the knee would snap.
+    """
+    length = legs.thigh + legs.shin
+    far = np.minimum(far, np.maximum(STRETCHED * length, extension))
+    own, asked = (2 * np.arccos(np.minimum(x / length, STRETCHED)) for x in (extension, far))  # thigh and shin alike
+    low, high = NEARLY_STRAIGHT
+    near = np.clip((far / length - low) / (high - low), 0, 1)
+    more, near = (smooth_positions(x, times, cutoff=KNEE_CUTOFF) for x in (asked - own, near))
+    calm = own + more - asked
+    given = np.maximum(asked + _ease(np.clip(near, 0, 1)) * calm, 2 * np.arccos(STRETCHED))
+    miss = length * (np.cos(given / 2) - np.cos(asked / 2))
+    out: Array = far + LARGEST_MISS * np.tanh(miss / LARGEST_MISS)
+    return out
+
+
+def _bend(
+    legs: Legs, pose: Pose, side: int, down: Array, target: Array, far: Array, turn: Array, out: Array
+) -> None:  # fmt: skip
+    """Writes one leg's local rotations so that the ankle comes to target (F, 3), or as near as far (F,) from the hip
+    lets it, and the foot turns by turn.
+    """
     hip, knee, ankle = pose.hips[:, side], pose.knees[:, side], pose.ankles[:, side]
     thigh, shin, line = knee - hip, ankle - knee, ankle - hip
     wanted: Array = target - (hip + down)
     t, s = legs.thigh[side], legs.shin[side]
-    far = np.clip(np.linalg.norm(wanted, axis=-1), abs(t - s) + 0.02, 0.9995 * (t + s))
-    along = wanted / np.maximum(np.linalg.norm(wanted, axis=-1, keepdims=True), 1e-9)
+    away = np.linalg.norm(wanted, axis=-1)
+    moved = (np.linalg.norm(target - ankle - down, axis=-1) > 1e-7) | (np.abs(turn - np.eye(3)).max((1, 2)) > 1e-9)
+    moved |= np.abs(far - away) > 1e-7
+    far = np.clip(far, abs(t - s) + 0.02, STRETCHED * (t + s))
+    along = wanted / np.maximum(away[:, None], 1e-9)
     swing = _smallest(line, along)
     chain = legs.chains[side]
     front = pose.turned[chain[0]] @ np.array([0.0, -1.0, 0.0])
@@ -505,7 +539,6 @@ def _bend(legs: Legs, pose: Pose, side: int, down: Array, target: Array, turn: A
     turned = pose.turned
     new = [first @ turned[chain[0]], first @ turned[chain[1]], second @ turned[chain[2]]]
     new += [second @ turned[chain[3]], turn @ turned[chain[4]]]
-    moved = (np.linalg.norm(target - ankle - down, axis=-1) > 1e-7) | (np.abs(turn - np.eye(3)).max((1, 2)) > 1e-9)
     for k, parent in ((0, turned[legs.pelvis[side]]), (2, new[1]), (4, new[3])):
         local = quaternion(parent.swapaxes(1, 2) @ new[k])
         local *= np.where((local * out[:, chain[k]]).sum(-1, keepdims=True) < 0, -1.0, 1.0)
