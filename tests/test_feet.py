@@ -167,6 +167,40 @@ def test_knees_keep_their_bend(walk: Truth, monkeypatch: pytest.MonkeyPatch) -> 
     assert noise[0] < 0.5 * noise[1]
 
 
+def landing(walk: Truth, pace: float) -> tuple[Legs, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A right leg, nearly straight, that swings ahead and comes down 30 cm in front of hips that go on at pace, m/s:
+    legs, rotations (50, J, 4), root (50, 3), contact (50, 4) from frame 20, times (50,).
+    """
+    legs, rotations, root = in_world(walk)
+    names, times = Body.load().bone_names, np.arange(50) / 25
+    rotations, since = np.repeat(rotations[:1], 50, 0), times - 0.8
+    ahead = legs.pose(rotations[:1], root[:1]).turned[legs.chains[1][0]][0] @ [0.0, -1.0, 0.0] * [1, 1, 0]
+    down = np.arcsin((0.3 - pace * np.maximum(since, 0)) / 0.85)
+    up = down[0] * np.cos(np.clip(2.2 * since, -1.57, 0))
+    for bone, angle in (("upperleg01.R", -np.where(since < 0, up, down)), ("lowerleg01.R", np.full(50, -0.22))):
+        turn = np.stack([np.cos(angle / 2), np.sin(angle / 2), 0 * angle, 0 * angle], 1)
+        local = rotations[:, names.index(bone)]
+        rotations[:, names.index(bone)] = quaternion(rotation_matrix(turn) @ rotation_matrix(local))
+    contact = np.zeros((50, 4), bool)
+    contact[20:34, 2:] = True
+    return legs, rotations, root[:1] + pace * times[:, None] * ahead / np.linalg.norm(ahead), contact, times
+
+
+@pytest.mark.parametrize("pace", [0.6, 0.9])
+def test_a_leg_that_lands_stretched_does_not_snap(pace: float) -> None:
+    """The foot's place asks for a bend that comes and goes within a frame; the knee stays calm, the foot in its place."""
+    legs, rotations, root, contact, times = landing(make_walk(0.2, stand=True), pace)
+    own = np.degrees(knees(legs.pose(rotations, root))[:, 1])
+    held = lock(legs, rotations, root, contact, times, EYE)
+    pose = legs.pose(held.rotations, held.translation)
+    bent = np.degrees(knees(pose)[:, 1])
+    pop = float(np.abs(np.diff(bent, 2)).max())
+    print(f"{pace} m/s: {bent[16:26].round(1)} degrees, {pop:.1f} a frame, {slide(pose, contact):.2f} mm")
+    assert own.max() < 15 and np.abs(np.diff(own, 2)).max() < 0.1, "the leg is nearly straight, and its knee calm"
+    assert pop < 5
+    assert slide(pose, contact) < 0.5 and np.abs(pose.soles[contact][:, 2]).max() < 0.008
+
+
 def test_the_free_end_of_a_foot_stays_over_the_floor(walk: Truth) -> None:
     """Feet that hang from the ankle, toes down, and the other way: held by one end, the other does not sink."""
     legs, rotations, root = in_world(walk)
