@@ -188,7 +188,7 @@ def landing(walk: Truth, pace: float) -> tuple[Legs, np.ndarray, np.ndarray, np.
 
 @pytest.mark.parametrize("pace", [0.6, 0.9])
 def test_a_leg_that_lands_stretched_does_not_snap(pace: float) -> None:
-    """The foot's place asks for a bend that comes and goes within a frame; the knee stays calm, the foot in its place."""
+    """The place asks for a bend that comes and goes within a frame; the knee stays calm, the foot in its place."""
     legs, rotations, root, contact, times = landing(make_walk(0.2, stand=True), pace)
     own = np.degrees(knees(legs.pose(rotations, root))[:, 1])
     held = lock(legs, rotations, root, contact, times, EYE)
