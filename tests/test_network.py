@@ -77,15 +77,16 @@ def test_mesh_falls_on_the_walker(estimates: dict[int, Estimate], truth: dict[in
 
 
 def test_visibility_and_score_say_something(
-    estimates: dict[int, Estimate], estimator: Estimator, pictures: dict
+    estimates: dict[int, Estimate], estimator: Estimator, pictures: dict, looser: float
 ) -> None:
-    """What faces the camera is called seen more often than what looks away; an empty corner scores low."""
+    """What faces the camera is called seen more often than what looks away (fast tells it less well: see its card); an
+    empty corner scores low."""
     body = Body.load()
     for index, found in estimates.items():
         corners = found.vertices[body.lowpoly_faces]
         normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         seen = found.visibility[body.lowpoly_faces].mean(1)
-        assert seen[normal[:, 2] < 0].mean() > seen[normal[:, 2] > 0].mean() + 0.2, index
+        assert seen[normal[:, 2] < 0].mean() > seen[normal[:, 2] > 0].mean() + 0.2 / looser**2, index
         nothing = estimator.on_crops(pictures[index], [Crop(20, 20, 60)])[0]
         assert found.score > 0.5 and found.score > nothing.score + 0.2
 
