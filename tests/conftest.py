@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +32,25 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the research data (environment variable MESHPOSE_SHARED names its folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cost() -> Callable[[Callable[[], object]], float]:
+    """`cost(work)`: processor time of some work, in units of what numpy needs for 4 million random numbers beside it.
+
+    A ratio within one run, the least of three tries: what a busy or a slow machine changes, it changes in both.
+    """
+
+    def spent(work: Callable[[], object]) -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    def ratio(work: Callable[[], object]) -> float:
+        unit = np.random.default_rng(0)
+        return min(spent(work) / spent(lambda: unit.normal(size=(100, 13718, 3))) for _ in range(3))
+
+    return ratio
 
 
 @pytest.fixture(scope="session")

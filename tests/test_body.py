@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +62,14 @@ def test_posing_equals_anny_itself(body: Body) -> None:
     check_accuracy(np.stack([np.linalg.norm(bodies.mesh(body, i) - truth[i], axis=1) for i in range(20)]))
 
 
-def test_speed_and_size(body: Body) -> None:
+def test_speed_and_size(body: Body, cost: Callable[[Callable[[], object]], float]) -> None:
     from meshpose import weights
 
     assert weights.path("body.npz").stat().st_size <= 5e6
     shape = body.shape()
     rotations, translation = identity(body, 100), np.zeros((100, 3))
     body.pose(shape, rotations[:2], translation[:2])
-    start = time.process_time()
-    body.pose(shape, rotations, translation)
-    assert time.process_time() - start < 0.5
+    assert cost(lambda: body.pose(shape, rotations, translation)) < 4  # measured: 2.2, about 0.4 s
 
 
 def test_frames_are_independent(body: Body) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -105,12 +105,10 @@ def test_equals_the_sparse_sum(upsampler: Upsampler) -> None:
     np.testing.assert_allclose(lifted, sparse, atol=1e-5)
 
 
-def test_speed(upsampler: Upsampler) -> None:
+def test_speed(upsampler: Upsampler, cost: Callable[[Callable[[], object]], float]) -> None:
     x = np.zeros((100, 500, 3), np.float32)
     upsampler.up(x[:1])
-    start = time.process_time()
-    upsampler.up(x)
-    assert time.process_time() - start < 1.0
+    assert cost(lambda: upsampler.up(x)) < 4  # measured: 2.2, about 0.4 s
 
 
 def test_wrong_input_is_refused(upsampler: Upsampler) -> None:
