@@ -69,7 +69,7 @@ def test_speed_and_size(body: Body, cost: Callable[[Callable[[], object]], float
     shape = body.shape()
     rotations, translation = identity(body, 100), np.zeros((100, 3))
     body.pose(shape, rotations[:2], translation[:2])
-    assert cost(lambda: body.pose(shape, rotations, translation)) < 6  # measured: 2.2, about 0.4 s
+    assert cost(lambda: body.pose(shape, rotations, translation)) < 8  # measured: 2 to 3.5, about 0.4 s
 
 
 def test_frames_are_independent(body: Body) -> None:

@@ -108,7 +108,7 @@ def test_equals_the_sparse_sum(upsampler: Upsampler) -> None:
 def test_speed(upsampler: Upsampler, cost: Callable[[Callable[[], object]], float]) -> None:
     x = np.zeros((100, 500, 3), np.float32)
     upsampler.up(x[:1])
-    assert cost(lambda: upsampler.up(x)) < 6  # measured: 2.2, about 0.4 s
+    assert cost(lambda: upsampler.up(x)) < 8  # measured: 2 to 3.5, about 0.4 s
 
 
 def test_wrong_input_is_refused(upsampler: Upsampler) -> None:
