@@ -14,7 +14,7 @@ from meshpose import weights
 from meshpose.body import Body
 from meshpose.crop import CROP, Crop
 from meshpose.errors import WeightsError
-from meshpose.estimate import Estimate, Estimator, crop_from_coco
+from meshpose.estimate import Estimate, Estimator, agreed, crop_from_coco
 from meshpose.network import Network
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
@@ -102,6 +102,36 @@ def test_one_crop_or_many_give_the_same(estimator: Estimator, estimates: dict, p
     together = estimator.on_crops(picture, crops)
     for crop, both in zip(crops, together, strict=True):
         assert np.abs(estimator.on_crops(picture, [crop])[0].vertices - both.vertices).max() < 0.05
+
+
+def test_a_mirrored_picture_has_the_mirrored_answer(estimator: Estimator, estimates: dict, pictures: dict) -> None:
+    """What the network says of a mirrored picture, mirrored back, is what `mirrored` says of the picture."""
+    index = FRAMES[1]
+    picture, crop = pictures[index], estimates[index].crop
+    wide = picture.shape[1]
+    turned = estimator.on_crops(picture[:, ::-1], [Crop(wide - crop.cx, crop.cy, crop.side, -crop.angle)])[0]
+    back = turned.vertices[Body.load().lowpoly_mirror] * np.array([-1, 1, 1]) + np.array([wide, 0, 0])
+    found = estimator.mirrored(picture, [crop])[0]
+    assert np.median(np.linalg.norm(back - found.vertices, axis=1)) < 0.01 * crop.side
+    plain = estimator.on_crops(picture, [crop])[0]
+    assert 0 < np.median(np.linalg.norm(plain.vertices - found.vertices, axis=1)) < 0.05 * crop.side
+    assert estimator.mirrored(picture, []) == []
+
+
+def test_what_most_say_counts() -> None:
+    """Four of five answers agree but for one arm; the fifth, the most sure of all, is somebody else."""
+    body, rng = Body.load(), np.random.default_rng(0)
+    true = (body.template[body.lowpoly] * (100, -100, 100) + (128, 128, 0)).astype(np.float32)
+    crop, seen = Crop(128, 128, 256), np.full(len(true), 0.5, np.float32)
+    answers = [Estimate(crop, true + rng.normal(0, 2, true.shape).astype(np.float32), seen, 0.8) for _ in range(4)]
+    hand = np.argsort(true[:, 0])[:40]
+    answers[0].vertices[hand] += (0, 60, 0)
+    answers.append(Estimate(crop, true + np.array([70, 0, 0], np.float32), seen, 0.95))
+    found = agreed(answers, np.ones(5), body)
+    single = np.linalg.norm(answers[1].vertices - true, axis=1).mean()
+    assert np.linalg.norm(found.vertices - true, axis=1).mean() < 0.7 * single
+    assert np.linalg.norm(found.vertices - true, axis=1)[hand].max() < 10
+    assert found.score == 0.8 and np.allclose(found.visibility, 0.5)
 
 
 def test_iuv_names_the_faces_that_lie_there(

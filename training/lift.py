@@ -26,9 +26,11 @@ from .branch import Store, Views, branch_loss, edges_of, load_bodies
 from .checkpoint import load_net
 from .data import Crops, Person, photographs, renders, set_apart
 from .model import CROP, MeshPoseNet, fused
+from .spatial import peaks_of
 from .train import Geometry
 
 STORED, VIEWS = 32, 160  # of a step: few thousand stored crops are soon known by heart, views never end
+MANY = 8000  # stored crops from which on a step reads as many of them as views
 DECAYS = (3e-3, 1e-2, 3e-2, 1e-1)  # of the score's weights: the one that chooses best stays
 
 
@@ -40,8 +42,7 @@ def collect(net: MeshPoseNet, data: Crops, keys: list[tuple[int, int]], batch: i
         sample = torch.utils.data.default_collate([data[k] for k in keys[start : start + batch]])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             features = net.features(sample["crop"].contiguous(memory_format=torch.channels_last))
-            heat = net.heat(features.dense)
-        positions, peaks = net.localise(heat.float())
+            positions, peaks = peaks_of(net.heatmaps(features.dense, torch.arange(sample["vertices"].shape[1])))
         parts.append(Store.of(net.lifting_inputs(features.summary.float(), positions, peaks), sample))
     return Store.together(parts)
 
@@ -63,13 +64,14 @@ def tune(
     edges = edges_of(geometry.faces)
     optimiser = torch.optim.AdamW(net.regression.parameters(), rate, weight_decay=1e-3)
     best, kept, began, steps = float("inf"), None, time.time(), 0
+    stored, without = (STORED, 0.5) if len(train) < MANY else ((STORED + VIEWS) // 2, 0.1)
 
     def loss_of(s: Store) -> Tensor:
         return branch_loss(net, s, geometry.faces, edges, geometry.regressor)
 
     while True:
         done = (time.time() - began) / 60 / max(minutes, 1e-6)
-        if steps % 200 == 0 or done >= 1:
+        if steps % 500 == 0 or done >= 1:
             with torch.no_grad():
                 parts = [loss_of(held.rows(i)) for i in torch.arange(len(held)).split(128)]
             loss = float(torch.stack(parts).mean())
@@ -81,8 +83,8 @@ def tune(
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (steps + 1) / 100) * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * done)))
         optimiser.zero_grad()
-        batch = views.without_summary(train.rows(torch.randint(len(train), (STORED,))), 0.5)
-        loss_of(Store.together([batch, views.draw(VIEWS)])).backward()
+        batch = views.without_summary(train.rows(torch.randint(len(train), (stored,))), without)
+        loss_of(Store.together([batch, views.draw(STORED + VIEWS - stored)])).backward()
         torch.nn.utils.clip_grad_norm_(net.regression.parameters(), 20.0)
         optimiser.step()
         steps += 1
@@ -146,18 +148,40 @@ def report(net: MeshPoseNet, s: Store) -> None:
             a, b = e[(s.visible > 0) & mask], e[(s.visible == 0) & mask & (s.heat_weight > 0)]
             print(f"{name:8s} {kind:10s} visible {a.mean():5.1f} (median {a.median():4.1f})  hidden {b.mean():5.1f}")
         z = (regressed[..., 2] - s.vertices[..., 2]).abs()[mask.expand(-1, v) & (s.regression_weight > 0)]
+        centred = [x - x.mean(1, keepdim=True) for x in (regressed[..., 2], s.vertices[..., 2])]
+        along = torch.cosine_similarity(*centred)[mask[:, 0] & (s.regression_weight.sum(1) > 0)].mean()
         right = ((seen > 0) == (s.visible > 0))[mask.expand(-1, v)].float().mean()
-        print(f"{name:8s} depth {z.mean():.1f} px (median {z.median():.1f}), visibility right {right:.3f}")
+        print(f"{name:8s} depth {z.mean():.1f} px (median {z.median():.1f}), correlation {along:.3f}")
+        print(f"{name:8s} visibility right {right:.3f}", flush=True)
 
 
 def choose(people: list[Person], count: int, seed: int) -> list[tuple[int, int]]:
-    """Keys of crops: two thirds renders, one third fits."""
+    """Keys of crops, half renders, half fits; everybody comes once before any comes twice."""
     rng = np.random.default_rng(seed)
     made = [i for i, p in enumerate(people) if p.exact]
     photographed = [i for i, p in enumerate(people) if not p.exact and p.vertices is not None]
-    pools = ((made, count * 2 // 3), (photographed, count - count * 2 // 3))
-    picked = [int(i) for pool, n in pools if pool for i in rng.choice(pool, n, replace=len(pool) < n)]
+    pools = ((made, count // 2), (photographed, count - count // 2))
+    picked: list[int] = []
+    for pool, n in pools:
+        rounds = [rng.permutation(pool) for _ in range(-(-n // max(len(pool), 1)))] if pool else []
+        picked += [int(i) for i in np.concatenate([*rounds, []])[:n]]
+    rng.shuffle(picked)  # type: ignore[arg-type]
     return [(i, 10_000_000 + k) for k, i in enumerate(picked)]
+
+
+def stores(net: MeshPoseNet, people: list[Person], geometry: Geometry, count: int, out: Path) -> tuple[Store, Store]:
+    """`count` stored crops of those who are trained on, and a tenth as many of those set apart; kept beside `out`."""
+    found = []
+    for name, group, n in zip(("train", "held"), set_apart(people), (count, count // 10), strict=True):
+        file = out.with_suffix(f".{name}")
+        if file.exists():
+            store = torch.load(file, weights_only=False)
+        else:
+            data = Crops(group, geometry.faces.numpy(), geometry.mirror, 1, tracked=0.75)
+            store = collect(net, data, choose(group, n, 0))
+            torch.save(store, file)
+        found.append(store)
+    return found[0], found[1]
 
 
 def main() -> None:
@@ -180,15 +204,7 @@ def main() -> None:
     net = load_net(a.checkpoint).to(memory_format=torch.channels_last)
     people = photographs(a.data, cache=a.checkpoint.parent / "photographs.pickle") + renders(a.synth)
     geometry = Geometry(np.stack([p.vertices for p in people if p.vertices is not None and not p.exact][:1500]))
-    data = Crops(people, geometry.faces.numpy(), geometry.mirror, 1, tracked=0.75)
-    kept = a.out.with_suffix(".store")
-    if kept.exists():
-        store = torch.load(kept, weights_only=False)
-    else:
-        store = collect(net, data, choose(people, a.crops, 0))
-        torch.save(store, kept)
-    order = torch.randperm(len(store))
-    held, train = store.rows(order[: len(order) // 12]), store.rows(order[len(order) // 12 :])
+    train, held = stores(net, people, geometry, a.crops, a.out)
     if not a.go_on:
         begin(net, train)
     bodies = load_bodies(a.data, a.cache / f"bodies_{a.bodies}.npy", a.bodies)
