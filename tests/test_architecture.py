@@ -24,7 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"rig_prior"}),
     frozenset({"rig_solve"}),
     frozenset({"video", "detect", "network", "camera", "rig", "rigs", "estimate", "track", "metrics", "coco"})
-    | frozenset({"smooth", "repair", "ground", "feet", "trajectory", "order"}),
+    | frozenset({"smooth", "repair", "ground", "contact", "feet", "trajectory", "order"}),
     frozenset({"corrections"}),  # solves with the rig
     frozenset({"motion", "retarget"}),  # brings smoothing, floor, feet and the way through space together
     frozenset({"records"}),  # what a Take's values may be
@@ -42,6 +42,8 @@ BESIDE = {
     ("track", "detect"),
     ("track", "estimate"),
     ("repair", "smooth"),
+    ("contact", "smooth"),
+    ("feet", "contact"),
     ("feet", "smooth"),
     ("trajectory", "smooth"),
     ("order", "smooth"),

@@ -8,7 +8,8 @@ import pytest
 
 from meshpose import feet
 from meshpose.body import Body, quaternion, rotation_matrix
-from meshpose.feet import Legs, Pose, find_contact, lock, stretches
+from meshpose.contact import find_contact, stretches
+from meshpose.feet import Legs, Pose, lock
 from tools.walks import TOWARDS, Truth, make_walk, wandering
 
 EYE = np.array([0.15, -4.6, 1.35])
@@ -117,6 +118,25 @@ def test_a_foot_held_in_the_air_does_not_bear(walk: Truth) -> None:
     assert found[:, :2].all() and not found[:, 2:].any()
 
 
+def test_a_foot_that_slips_away_in_depth_does_not_bear() -> None:
+    """A foot that leaves straight away from a camera that looks down: its depth hardly says so, its place in the
+    picture does. It bears again where it comes to stand.
+    """
+    walk = make_walk(3.0, stand=True)
+    legs, rotations, root = in_world(walk)
+    soles = legs.pose(rotations, root).soles.copy()
+    eye, t = np.array([0.1, -3.0, 2.2]), walk.times
+    gone = np.clip((t - 1.2) / 0.8, 0, 1)[:, None]  # 0.4 m in 0.8 s
+    away = soles[:, 2:] + gone[..., None] * [0.0, 0.4, 0.0]
+    sight = (away - eye) / np.linalg.norm(away - eye, axis=-1, keepdims=True)
+    hidden = 0.7 * ((away - soles[:, 2:]) * sight).sum(-1, keepdims=True) * sight  # of the way, by the depth
+    soles[:, 2:] = away - hidden
+    found = find_contact(soles, eye, t, np.ones((len(t), 2)))
+    assert found[:, :2].mean() > 0.95, "the other foot stands"
+    assert found[:28, 2:].all() and found[-20:, 2:].all()
+    assert not found[39:43, 2:].any(), "half way it bears neither where it was nor where it comes to"
+
+
 def test_sliding_feet_are_held(walk: Truth) -> None:
     legs, rotations, root = in_world(walk)
     t = walk.times
@@ -165,6 +185,27 @@ def test_knees_keep_their_bend(walk: Truth, monkeypatch: pytest.MonkeyPatch) -> 
         print(f"knees {bent.mean():+.2f} degrees, {noise[-1]:.2f}")
         assert len(noise) > 1 or abs(bent.mean()) < 2
     assert noise[0] < 0.5 * noise[1]
+
+
+def test_a_free_leg_goes_with_the_hips(walk: Truth) -> None:
+    """One foot stands 8 cm off from where it was seen, the hips give way to it: the other leg, in the air, keeps its
+    knee.
+    """
+    legs, rotations, root = in_world(make_walk(2.0, stand=True))
+    names, times = Body.load().bone_names, np.arange(len(rotations)) / 25
+    for bone, angle in (("upperleg01.R", -1.0), ("lowerleg01.R", 0.9)):
+        turn = rotation_matrix(np.array([np.cos(angle / 2), np.sin(angle / 2), 0, 0]))
+        at = names.index(bone)
+        rotations[:, at] = quaternion(turn @ rotation_matrix(rotations[:, at]))
+    contact = np.zeros((len(rotations), 4), bool)
+    contact[:, :2] = True
+    root = root + 0.08 * np.stack([np.sin(times), 0.3 * np.cos(times), np.cos(2 * times)], 1)
+    before = legs.pose(rotations, root)
+    held = lock(legs, rotations, root, contact, times, EYE)
+    bent = np.degrees(knees(legs.pose(held.rotations, held.translation)) - knees(before))[:, 1]
+    gone = np.linalg.norm(held.shift, axis=1).max()
+    print(f"hips go {1000 * gone:.0f} mm, free knee {np.abs(bent).max():.2f} degrees")
+    assert gone > 0.03 and np.abs(bent).max() < 0.5
 
 
 def landing(walk: Truth, pace: float) -> tuple[Legs, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

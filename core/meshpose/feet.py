@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feet on the floor: which heels and balls of the feet bear, and legs that keep them where they stand.
+"""Feet on the floor: legs that keep heels and balls of the feet where they bear.
 
     legs = Legs(body, shape, scale)
     pose = legs.pose(rotations, translation)                    # bones and soles in the world
-    contact = find_contact(pose.soles, eye, times, seen)        # (F, 4) bool
-    rotations = lock(legs, rotations, translation, contact, times).rotations
+    rotations = lock(legs, rotations, translation, contact, times).rotations        # contact.py says which bear
 
 A foot is taken as one stiff piece with two points on its sole: the back of the heel and the ball of the toes. In a
 stance both have one place on the floor; the heel's holds while the heel bears, the ball's while the ball does, and both
@@ -26,38 +25,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .body import Body, Shape, quaternion, rotation_matrix
+from .contact import stretches
 from .smooth import segments, smooth_positions
 
 Array = npt.NDArray[Any]
 
 SIDES = "LR"
 CHAIN = ("upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot")
-CERTAIN = 6.0
-"""Logarithm of the odds that a point on the floor bears, of somebody who stands; what speaks against it:"""
-PER_HEIGHT, HIGH, PER_HIGH = 12.0, 0.08, 30.0
-"""each metre above the floor, where depth errs by centimetres, and each above a height that depth does not excuse,"""
-SPEED, ALONG = 0.7, 2.0
-"""a foot that travels: half of what there is at so many m/s, those along the line of sight, where depth is a guess,
-divided by ALONG;"""
-SWING, AHEAD, PAST = 10.0, 0.2, 0.1
-"""so much for a swing, which for the heel may begin so many seconds later, and for the ball have ended so many earlier:
-a step comes down on its heel and leaves from its ball;"""
-BUSY, BUSY_SECONDS = 2.0, 0.4
-"""so much where a swing is near at all: who stands stands on heel and ball;"""
-SINK, FASTEST_SINK = 3.0, 0.5
-"""in which each m/s counts by which the heel rises, or the ball sinks, up to the second;"""
-PER_SLOWER = 5.0
-"""and each m/s, up to one, by which the other foot is slower: what depth does to both feet alike is not theirs."""
-SPEED_CUTOFF = 2.8
-"""Hz that pass half of a sole's way before its speed is taken."""
-STATES = np.array([[False, False], [True, False], [True, True], [False, True]])
-"""What heel and ball of a foot may do: neither bears, the heel, both, the ball."""
-CHANGES = np.array([[0.0, 3, 8, 6], [6, 0, 1, 8], [8, 6, 0, 1], [3, 8, 4, 0]])
-"""What it costs to go from one of them (row) to another, in the same odds at 25 fps; round by the heel it is cheap."""
-UNSEEN = 0.15
-"""Visibility of a foot below which nothing is said about its contact."""
-LONGEST_FLOAT = 0.12
-"""Metres that the floor under a person may seem to rise or sink for a while: depth drifts."""
 RELEASE = 0.2
 """Seconds in which a foot goes over from its place to its free way."""
 STRAY, STRAY_ALONG, LEAST_SPLIT = 0.12, 0.3, 12
@@ -68,9 +42,9 @@ RAY_SIGMA, DEPTH_SIGMA = 0.02, 0.1
 SHIFT_CUTOFF, LARGEST_SHIFT, SHIFT_ROUNDS = 4.0, 0.1, 3
 """Hz that pass half of how the hips follow the feet, metres by which they do at most each way, and how often it is
 found anew: legs turn as the hips go."""
-SHIFT_SIGMA, KNEE_SIGMA, STRAIGHT = (0.02, 0.02, 0.1), np.radians(9.0), 0.999
-"""Metres by which the hips may be off where they were seen, x, y and up; radians by which a knee may; and the share of
-its length at which a leg counts as straight."""
+SHIFT_SIGMA, KNEE_SIGMA, STRAIGHT = (0.02, 0.025, 0.04), np.radians(9.0), 0.999
+"""Metres by which the hips may be off where they were seen: aside, along their ray and up across it; radians by which a
+knee may; and the share of its length at which a leg counts as straight."""
 REACH, STRETCHED = 0.997, 0.9995
 """Share of a leg's length to which it is stretched without the hips coming down, and to which it is at all."""
 NEARLY_STRAIGHT, KNEE_CUTOFF, LARGEST_MISS = (0.95, 0.98), 5.0, 0.008
@@ -146,97 +120,6 @@ class Legs:
         return Pose(turned, hips, knees, ankles, soles.reshape(len(soles), 4, 3))
 
 
-# -- contact -------------------------------------------------------------------------------------------------------
-
-
-def find_contact(soles: Array, eye: Array, times: Array, seen: Array, grounded: bool = True) -> Array:
-    """Which points bear on the floor: (F, 4) bool.
-
-    soles (F, 4, 3) at times (F,); eye (3,) or (F, 3): the camera; seen (F, 2) visibility of the feet; grounded: the
-    floor is at z = 0 (else only the speed tells, and which foot is the lower one).
-    """
-    if len(soles) < 4:
-        return np.zeros(soles.shape[:2], bool)
-    run = segments(times)
-    step = float(np.median(np.diff(times)))
-    steady = smooth_positions(soles, times, strength=0.5, cutoff=min(SPEED_CUTOFF, 0.3 / step))
-    velocity = np.gradient(steady, times, axis=0)
-    height = np.maximum(steady[..., 2] - _under(steady[..., 2], times, grounded)[:, None], -0.05)
-    pace = _pace(steady, velocity, eye)
-    swing = pace**2 / (pace**2 + SPEED**2)
-    around, ahead, past = (
-        _highest(swing, *(round(s / step) for s in reach))
-        for reach in ((BUSY_SECONDS, BUSY_SECONDS), (0.0, AHEAD), (PAST, 0.0))
-    )
-    slower = PER_SLOWER * np.clip(pace - pace[:, ::-1], -1, 1)
-    against = np.repeat(BUSY * around + slower, 2, 1)  # heel and ball, left, then right
-    against += PER_HEIGHT * height + PER_HIGH * np.maximum(height - HIGH, 0)
-    against += SWING * np.stack([ahead, past], -1).reshape(len(soles), 4)
-    rise = np.clip(velocity[..., 2], -FASTEST_SINK, FASTEST_SINK) * [1.0, -1.0, 1.0, -1.0]
-    against += SINK * np.repeat(around, 2, 1) * rise
-    odds = np.clip(CERTAIN - against, -8, 6)
-    odds = np.where(np.repeat(seen, 2, 1) < UNSEEN, -1.0, odds)
-    return _courses(odds * (step * 25), run)
-
-
-def _pace(soles: Array, velocity: Array, eye: Array) -> Array:
-    """How fast each foot (F, 2) travels over the floor, m/s, the way along the line of sight counted less."""
-    eye = np.asarray(eye, np.float64)
-    sight = (soles - (eye if eye.ndim == 1 else eye[:, None]))[..., :2]
-    sight /= np.maximum(np.linalg.norm(sight, axis=-1, keepdims=True), 1e-9)
-    along = (velocity[..., :2] * sight).sum(-1)
-    across = velocity[..., 0] * sight[..., 1] - velocity[..., 1] * sight[..., 0]
-    square: Array = across**2 + (along / ALONG) ** 2
-    return np.sqrt(square.reshape(len(soles), 2, 2).mean(-1))
-
-
-def _highest(values: Array, before: int, after: int) -> Array:
-    """The highest of values (F, K) from so many frames before to so many after."""
-    padded = np.pad(values, ((before, after), (0, 0)), mode="edge")
-    out: Array = np.lib.stride_tricks.sliding_window_view(padded, before + after + 1, axis=0).max(-1)
-    return out
-
-
-def _under(height: Array, times: Array, grounded: bool) -> Array:
-    """Where the floor seems to be under a person (F,), from the lowest of the points' heights (F, 4) around."""
-    lowest = height.min(1)
-    step = float(np.median(np.diff(times)))
-    reach = max(2, round(0.6 / step))
-    padded = np.pad(lowest, reach, mode="edge")
-    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
-    floor = smooth_positions(np.median(around, axis=1)[:, None], times, cutoff=1.0)[:, 0]
-    return np.clip(floor, -LONGEST_FLOAT, LONGEST_FLOAT) if grounded else floor
-
-
-def _courses(score: Array, run: Array) -> Array:
-    """The most likely course of both feet through STATES as (F, 4) bool, where score (F, 4) > 0 speaks for bearing."""
-    pay = score.reshape(len(score), 2, 1, 2) @ STATES.T.astype(np.float64)
-    pay = pay[:, :, 0]  # (F, 2, 4): frame, foot, state
-    best = pay[0]
-    came = np.zeros(pay.shape, np.int64)  # from which state the best way led there
-    for f in range(1, len(pay)):
-        ways = best[:, :, None] - (CHANGES if run[f] == run[f - 1] else 0.0)
-        came[f] = ways.argmax(1)
-        best = ways.max(1) + pay[f]
-    states = np.empty(pay.shape[:2], np.int64)
-    states[-1] = best.argmax(1)
-    for f in range(len(pay) - 1, 0, -1):
-        states[f - 1] = came[f, [0, 1], states[f]]
-    return STATES[states].reshape(len(score), 4)
-
-
-def stretches(mask: Array, run: Array | None = None) -> list[tuple[int, int]]:
-    """First and one past the last of each stretch of True in (F,), none across two runs."""
-    if not len(mask):
-        return []
-    change = np.flatnonzero(mask[1:] != mask[:-1]) + 1
-    cuts = set(change.tolist()) | ({0, len(mask)})
-    if run is not None:
-        cuts |= set((np.flatnonzero(np.diff(run)) + 1).tolist())
-    edges = sorted(cuts)
-    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if mask[a]]
-
-
 # -- keeping feet where they are -----------------------------------------------------------------------------------
 
 
@@ -264,8 +147,9 @@ def lock(
     targets = pose.ankles + np.stack(shifts, 1)
     hold = np.stack(holds, 1)
     extension = np.linalg.norm(pose.ankles - pose.hips, axis=-1)
-    moved = _shift(legs, pose.hips, targets, extension, hold, times)
+    moved = _shift(legs, pose.hips, targets, extension, hold, times, eye)
     moved[:, 2] -= _drop(legs, pose.hips + moved[:, None], targets, extension, hold, times)
+    targets += _along_with_hips(pose, np.stack(turns, 1), targets, hold, moved)
     far = np.linalg.norm(targets - pose.hips - moved[:, None], axis=-1)
     far = _without_snaps(legs, extension, far, times)
     out = rotations.copy()
@@ -324,6 +208,19 @@ def _corrections(
     low = np.minimum(heel[:, 2], ball[:, 2]) + shift[:, 2]
     shift[:, 2] += np.where(_inside(len(low), held), 0, _soft_positive(-low))
     return spun, shift, hold
+
+
+def _along_with_hips(pose: Pose, turns: Array, targets: Array, hold: Array, moved: Array) -> Array:
+    """How far the ankles' targets (F, 2, 3) go on with the hips, which went by moved (F, 3): a free leg goes as a whole
+    and keeps its knee, and its foot stays over the floor. turns (F, 2, 3, 3) of the feet, hold (F, 2).
+    """
+    free = (1 - hold)[..., None]
+    along = free * moved[:, None]
+    arms = pose.soles.reshape(len(hold), 2, 2, 3) - pose.ankles[:, :, None]
+    low = (turns @ arms.swapaxes(-1, -2))[..., 2, :].min(-1) + targets[..., 2]
+    # What is free was over the floor before; the hips must not bring it below.
+    along[..., 2] += free[..., 0] * _soft_positive(-low - along[..., 2])
+    return along
 
 
 def _levelled(ahead: Array, bears: Array) -> Array:
@@ -442,9 +339,11 @@ def _ease(x: Array) -> Array:
     return x * x * (3 - 2 * x)
 
 
-def _shift(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array) -> Array:
+def _shift(
+    legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array, eye: Array | None
+) -> Array:  # fmt: skip
     """How far the hips go (F, 3) so that held knees are as bent as they were, slowly: hips and ankles' targets
-    (F, 2, 3), extension (F, 2) before, hold (F, 2).
+    (F, 2, 3), extension (F, 2) before, hold (F, 2), eye (3,): the camera.
 
     The least such way. A straight leg says most: a centimetre less bends its knee by many degrees.
     """
@@ -452,7 +351,7 @@ def _shift(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Arra
     out = np.zeros((len(hold), 3))
     if not weight.any():
         return out
-    doubt = np.diag([1 / s**2 for s in SHIFT_SIGMA])
+    doubt = _doubt(hips.mean(1), eye)
     length = legs.thigh + legs.shin
     bent = np.sqrt(1 - np.clip(extension / length, 0, STRAIGHT) ** 2) / 2  # metres for each radian and metre of leg
     firm = hold / (KNEE_SIGMA * length * bent) ** 2
@@ -461,11 +360,22 @@ def _shift(legs: Legs, hips: Array, targets: Array, extension: Array, hold: Arra
         far = np.linalg.norm(line, axis=-1)
         along = line / np.maximum(far[..., None], 1e-9)
         matrix = np.einsum("fs,fsa,fsb->fab", firm, along, along) + doubt
-        right = np.einsum("fs,fsa->fa", firm * (far - extension), along) - out @ doubt
+        right = np.einsum("fs,fsa->fa", firm * (far - extension), along) - np.einsum("fab,fb->fa", doubt, out)
         step = np.linalg.solve(matrix, right[..., None])[..., 0]
         wanted = np.clip(out + step, -LARGEST_SHIFT, LARGEST_SHIFT)
         wanted = _between(wanted, weight > 0.5) if (weight > 0.5).any() else wanted
         out = smooth_positions(wanted, times, np.clip(weight, 0.05, 1), cutoff=SHIFT_CUTOFF)
+    return out
+
+
+def _doubt(hips: Array, eye: Array | None) -> Array:
+    """Inverse covariance (F, 3, 3) of where hips (F, 3) are, by SHIFT_SIGMA; without an eye they are seen along y."""
+    ray = np.broadcast_to([0.0, 1.0, 0.0], hips.shape) if eye is None else hips - eye
+    ray = ray / np.maximum(np.linalg.norm(ray, axis=1, keepdims=True), 1e-9)
+    aside = np.cross(ray, [0.0, 0.0, 1.0])
+    aside /= np.maximum(np.linalg.norm(aside, axis=1, keepdims=True), 1e-9)
+    axes = np.stack([aside, ray, np.cross(aside, ray)], 1)
+    out: Array = np.einsum("fka,k,fkb->fab", axes, np.array(SHIFT_SIGMA) ** -2.0, axes)
     return out
 
 

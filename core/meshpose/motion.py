@@ -7,8 +7,8 @@
 
 1. Each person: exchanged sides put right, short gaps filled, what was not seen held calm, rotations and the direction
    to the person smoothed (`repair`, `smooth`).
-2. All together: which feet bear, the floor under them, and with both the distances from the camera (`feet`, `ground`,
-   `trajectory`), twice, as each needs the others; then nobody stands in anybody (`order`).
+2. All together: which feet bear, the floor under them, and with both the distances from the camera (`contact`,
+   `ground`, `trajectory`), twice, as each needs the others; then nobody stands in anybody (`order`).
 3. Each person: feet stay where they stand (`feet`).
 
 Frame of reference: the world. Metres, z up, the floor at z = 0, the camera above the origin and looking along +y
@@ -30,6 +30,7 @@ from threadpoolctl import threadpool_limits
 from . import feet, ground, order
 from .body import Body, quaternion, rotation_matrix
 from .camera import in_picture, place
+from .contact import LONGEST_FLOAT, UNSEEN, find_contact, stretches
 from .errors import InputError
 from .repair import bone_confidence, fill_gaps, hold_unseen, repair_flips
 from .smooth import continuous, segments, smooth_positions, smooth_rotations
@@ -319,7 +320,7 @@ def _stand(people: list[_Walker], settings: MotionSettings) -> ground.Floor:
         for walker in people:
             pose, _ = walker.pose(floor.rotation, floor.height)
             eye = np.array([0.0, 0.0, floor.height])
-            walker.contact = feet.find_contact(pose.soles, eye, walker.times, walker.feet_seen, turn > 0)
+            walker.contact = find_contact(pose.soles, eye, walker.times, walker.feet_seen, turn > 0)
             if turn:
                 _keep_distance(walker, pose, floor)
                 pose, _ = walker.pose(floor.rotation, floor.height)
@@ -341,9 +342,9 @@ def _stage(walker: _Walker, floor: ground.Floor) -> None:
     if walker.contact.any(1).mean() > SELDOM:
         return
     soles, eye = walker.pose(floor.rotation, floor.height)[0].soles, np.array([0.0, 0.0, floor.height])
-    contact = feet.find_contact(soles, eye, walker.times, walker.feet_seen, grounded=False)
+    contact = find_contact(soles, eye, walker.times, walker.feet_seen, grounded=False)
     base = float(np.median(soles[..., 2][contact])) if contact.any(1).mean() > SELDOM else 0.0
-    if abs(base) > feet.LONGEST_FLOAT:
+    if abs(base) > LONGEST_FLOAT:
         walker.base, walker.contact = base, contact
 
 
@@ -356,7 +357,7 @@ def _keep_distance(walker: _Walker, pose: feet.Pose, floor: ground.Floor) -> Non
     stances = [
         (first, end, offset[first:end, k])
         for k in range(4)
-        for first, end in feet.stretches(walker.contact[:, k], segments(walker.times))
+        for first, end in stretches(walker.contact[:, k], segments(walker.times))
         if end - first > 2
     ]
     height = pose.soles[..., 2] + slope * (walker.observed - walker.distance)[:, None]  # where it was observed
@@ -370,7 +371,7 @@ def _places(walker: _Walker, soles: Array) -> Array:
     """Where the soles (F, 4, 3) stood: one mean place and weight a stance (n, 4)."""
     run, out = segments(walker.times), [np.zeros((0, 4))]
     for k in range(4):
-        for first, end in feet.stretches(walker.contact[:, k], run):
+        for first, end in stretches(walker.contact[:, k], run):
             seconds = walker.times[end - 1] - walker.times[first]
             if seconds > 0.12:
                 place = np.median(soles[first:end, k], 0)
@@ -389,7 +390,7 @@ def _upright(people: list[_Walker]) -> Array | None:
         legs /= np.maximum(long[:, None], 1e-9)
         way = 0.6 * legs + 0.4 * trunk
         straight = (long > 0.85 * (walker.legs.thigh + walker.legs.shin).mean()) & ((legs * trunk).sum(1) > 0.85)
-        seen = walker.feet_seen.max(1) > feet.UNSEEN
+        seen = walker.feet_seen.max(1) > UNSEEN
         ways.append(way[straight & seen & (way @ ground.UP > 0.6)])
     found = np.concatenate(ways)
     return found.mean(0) if len(found) >= 5 else None
