@@ -122,7 +122,7 @@ def test_what_most_say_counts() -> None:
     """Four of five answers agree but for one arm; the fifth, the most sure of all, is somebody else."""
     body, rng = Body.load(), np.random.default_rng(0)
     true = (body.template[body.lowpoly] * (100, -100, 100) + (128, 128, 0)).astype(np.float32)
-    crop, seen = Crop(128, 128, 256), np.full(len(true), 0.5, np.float32)
+    crop, seen = Crop(128, 128, 256), np.full(len(true), 0.7, np.float32)
     answers = [Estimate(crop, true + rng.normal(0, 2, true.shape).astype(np.float32), seen, 0.8) for _ in range(4)]
     hand = np.argsort(true[:, 0])[:40]
     answers[0].vertices[hand] += (0, 60, 0)
@@ -131,7 +131,7 @@ def test_what_most_say_counts() -> None:
     single = np.linalg.norm(answers[1].vertices - true, axis=1).mean()
     assert np.linalg.norm(found.vertices - true, axis=1).mean() < 0.7 * single
     assert np.linalg.norm(found.vertices - true, axis=1)[hand].max() < 10
-    assert found.score == 0.8 and np.allclose(found.visibility, 0.5)
+    assert found.score == 0.8 and found.visibility.min() > 0.7 and found.visibility.max() < 0.8
 
 
 def test_iuv_names_the_faces_that_lie_there(
