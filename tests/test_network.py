@@ -77,16 +77,15 @@ def test_mesh_falls_on_the_walker(estimates: dict[int, Estimate], truth: dict[in
 
 
 def test_visibility_and_score_say_something(
-    estimates: dict[int, Estimate], estimator: Estimator, pictures: dict, looser: float
+    estimates: dict[int, Estimate], estimator: Estimator, pictures: dict
 ) -> None:
-    """What faces the camera is called seen more often than what looks away (fast tells it less well: see its card); an
-    empty corner scores low."""
+    """What faces the camera is called seen more often than what looks away; an empty corner scores low."""
     body = Body.load()
     for index, found in estimates.items():
         corners = found.vertices[body.lowpoly_faces]
         normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         seen = found.visibility[body.lowpoly_faces].mean(1)
-        assert seen[normal[:, 2] < 0].mean() > seen[normal[:, 2] > 0].mean() + 0.2 / looser**2, index
+        assert seen[normal[:, 2] < 0].mean() > seen[normal[:, 2] > 0].mean() + 0.2, index
         nothing = estimator.on_crops(pictures[index], [Crop(20, 20, 60)])[0]
         assert found.score > 0.5 and found.score > nothing.score + 0.2
 
@@ -105,17 +104,16 @@ def test_one_crop_or_many_give_the_same(estimator: Estimator, estimates: dict, p
 
 
 def test_a_mirrored_picture_has_the_mirrored_answer(estimator: Estimator, estimates: dict, pictures: dict) -> None:
-    """What the network says of a mirrored picture, mirrored back, is what `mirrored` says of the picture."""
+    """What the network says of a mirrored picture, mirrored back, is what `mirrored=True` says of the picture."""
     index = FRAMES[1]
     picture, crop = pictures[index], estimates[index].crop
     wide = picture.shape[1]
     turned = estimator.on_crops(picture[:, ::-1], [Crop(wide - crop.cx, crop.cy, crop.side, -crop.angle)])[0]
     back = turned.vertices[Body.load().lowpoly_mirror] * np.array([-1, 1, 1]) + np.array([wide, 0, 0])
-    found = estimator.mirrored(picture, [crop])[0]
+    found = estimator.on_crops(picture, [crop], mirrored=True)[0]
     assert np.median(np.linalg.norm(back - found.vertices, axis=1)) < 0.01 * crop.side
     plain = estimator.on_crops(picture, [crop])[0]
     assert 0 < np.median(np.linalg.norm(plain.vertices - found.vertices, axis=1)) < 0.05 * crop.side
-    assert estimator.mirrored(picture, []) == []
 
 
 def test_what_most_say_counts() -> None:

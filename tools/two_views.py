@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from meshpose import weights
 from meshpose.camera import Camera
 from meshpose.detect import PeopleDetector
+from meshpose.errors import InputError, MeshPoseError
 from meshpose.evaluate import Answers, MeshAnswers, PeerAnswers
 from meshpose.metrics import LIMBS, procrustes
 from meshpose.video import Clip, probe
 
+PEER = "BlazePose heavy"
 HIPS = [LIMBS.index("left_hip"), LIMBS.index("right_hip")]
 
 
@@ -39,45 +44,65 @@ def triangulated(views: Sequence[np.ndarray], projections: Sequence[np.ndarray])
 def off(found: np.ndarray, true: np.ndarray) -> tuple[float, float]:
     """(J, 3) each, any unit and mm -> mean distance after centring on the hips and scaling, and after Procrustes."""
     a, b = found - found[HIPS].mean(0), true - true[HIPS].mean(0)
-    scaled = a * (a * b).sum() / (a * a).sum()
-    return tuple(float(np.linalg.norm(x - b, axis=1).mean()) for x in (scaled, procrustes(a, b)))  # type: ignore[return-value]
+    scaled, aligned = a * (a * b).sum() / (a * a).sum(), procrustes(a, b)
+    return float(np.linalg.norm(scaled - b, axis=1).mean()), float(np.linalg.norm(aligned - b, axis=1).mean())
 
 
-def measure(clips: Sequence[Path], cameras: Mapping[str, Mapping[str, list]], moments: int, model: str) -> dict:
-    """The figures by view and estimator, and the median reprojection error of the truth, px."""
-    detector, peer = PeopleDetector(), PeerAnswers()
-    estimators: dict[str, Answers] = {model: MeshAnswers(model), "BlazePose heavy": peer}
-    known = [cameras[c.name] for c in clips]
-    turns = [np.array(c["R_world_to_camera"]) for c in known]
-    shifts = [np.array(c["t_metres"]) for c in known]
-    intrinsics = [np.array(c["K"]) for c in known]
-    projections = [k @ np.column_stack([r, t]) for k, r, t in zip(intrinsics, turns, shifts, strict=True)]
+@dataclass(frozen=True)
+class View:
+    """A clip's pictures by frame, and its camera: intrinsics K (3, 3), rotation R (3, 3), shift t (3,) metres."""
+
+    name: str
+    pictures: Mapping[int, np.ndarray]
+    k: np.ndarray
+    r: np.ndarray
+    t: np.ndarray
+
+    def camera(self, image: np.ndarray) -> Camera:
+        """For a picture (H, W, 3)."""
+        k = self.k
+        return Camera(k[0, 0], k[1, 1], k[0, 2], k[1, 2], image.shape[1], image.shape[0])
+
+
+def views_of(clips: Sequence[Path], cameras: Mapping[str, Mapping[str, list]], moments: int) -> list[View]:
+    """Both clips' pictures at the same frames.  InputError where a clip's camera is not given."""
     wanted = np.linspace(0, min(probe(c).frames for c in clips) - 1, moments).round().astype(int)
-    pictures = [{f.index: f.image for f in Clip(c) if f.index in wanted} for c in clips]
+    out = []
+    for clip in clips:
+        try:
+            k, r, t = (np.array(cameras[clip.name][key]) for key in ("K", "R_world_to_camera", "t_metres"))
+        except KeyError as missing:
+            raise InputError(f"{clip.name}: the cameras' file has no {missing}") from None
+        out.append(View(clip.name, {f.index: f.image for f in Clip(clip) if f.index in wanted}, k, r, t))
+    return out
+
+
+def measure(views: Sequence[View], model: str) -> dict:
+    """The figures by view and estimator, and the median reprojection error of the truth, px."""
+    detector = PeopleDetector()
+    estimators: dict[str, Answers] = {model: MeshAnswers(model), PEER: PeerAnswers()}
     errors: dict[str, list[tuple[float, float]]] = {}
     away: list[float] = []
-    for index in wanted:
-        seen = []
-        for picture, k in zip(pictures, intrinsics, strict=True):
-            image = picture[index]
-            camera = Camera(k[0, 0], k[1, 1], k[0, 2], k[1, 2], image.shape[1], image.shape[0])
-            found = detector(image)
-            if not found:
-                break
-            box = tuple(float(v) for v in max(found, key=lambda d: d.score).box)
-            seen.append({n: e(image, box, camera, None) for n, e in estimators.items()})  # type: ignore[arg-type]
-        if len(seen) < 2:
+    for index in sorted(set.intersection(*(set(v.pictures) for v in views))):
+        found = [detector(v.pictures[index]) for v in views]
+        if not all(found):
             continue
-        flat = [np.array([s["BlazePose heavy"].keypoints[n][:2] for n in LIMBS]) for s in seen]
-        world = triangulated(flat, projections)
-        for view, (answers, r, t) in enumerate(zip(seen, turns, shifts, strict=True)):
-            true = world @ r.T + t
-            there = true @ intrinsics[view].T
-            away += list(np.linalg.norm(there[:, :2] / there[:, 2:] - flat[view], axis=1))
+        seen = []
+        for view, people in zip(views, found, strict=True):
+            image, (x, y, w, h) = view.pictures[index], max(people, key=lambda d: d.score).box
+            seen.append({n: e(image, (x, y, w, h), view.camera(image), None) for n, e in estimators.items()})
+        flat = [np.array([s[PEER].keypoints[n][:2] for n in LIMBS]) for s in seen]
+        world = triangulated(flat, [v.k @ np.column_stack([v.r, v.t]) for v in views])
+        for view, answers, points in zip(views, seen, flat, strict=True):
+            true = world @ view.r.T + view.t
+            there = true @ view.k.T
+            away += list(np.linalg.norm(there[:, :2] / there[:, 2:] - points, axis=1))
             for name, answer in answers.items():
                 joints = np.array([answer.keypoints_3d[n] for n in LIMBS])
-                errors.setdefault(f"{name}, {clips[view].name}", []).append(off(joints, 1000 * true))
-    out: dict = {"moments": len(errors[f"{model}, {clips[0].name}"]), "reprojection px": float(np.median(away))}
+                errors.setdefault(f"{name}, {view.name}", []).append(off(joints, 1000 * true))
+    if not errors:
+        raise InputError("on no frame both views show somebody")
+    out: dict = {"moments": len(away) // (len(views) * len(LIMBS)), "reprojection px": float(np.median(away))}
     for name, pairs in errors.items():
         plain, aligned = np.mean(pairs, axis=0)
         out[name] = {"root-relative mm": round(plain, 1), "PA mm": round(aligned, 1)}
@@ -89,10 +114,14 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs=2, metavar="CLIP")
     parser.add_argument("cameras", type=Path)
     parser.add_argument("--moments", type=int, default=25)
-    parser.add_argument("--model", default="accurate")
+    parser.add_argument("--model", default=weights.DEFAULT)
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
-    found = measure(a.clips, json.loads(a.cameras.read_text()), a.moments, a.model)
+    try:
+        found = measure(views_of(a.clips, json.loads(a.cameras.read_text()), a.moments), a.model)
+    except (MeshPoseError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     for key, value in found.items():
         print(f"{key}: {value}")
     if a.json:

@@ -30,7 +30,6 @@ from .spatial import peaks_of
 from .train import Geometry
 
 STORED, VIEWS = 32, 160  # of a step: few thousand stored crops are soon known by heart, views never end
-MANY = 8000  # stored crops from which on a step reads as many of them as views
 DECAYS = (3e-3, 1e-2, 3e-2, 1e-1)  # of the score's weights: the one that chooses best stays
 
 
@@ -64,14 +63,13 @@ def tune(
     edges = edges_of(geometry.faces)
     optimiser = torch.optim.AdamW(net.regression.parameters(), rate, weight_decay=1e-3)
     best, kept, began, steps = float("inf"), None, time.time(), 0
-    stored, without = (STORED, 0.5) if len(train) < MANY else ((STORED + VIEWS) // 2, 0.1)
 
     def loss_of(s: Store) -> Tensor:
         return branch_loss(net, s, geometry.faces, edges, geometry.regressor)
 
     while True:
         done = (time.time() - began) / 60 / max(minutes, 1e-6)
-        if steps % 500 == 0 or done >= 1:
+        if steps % 200 == 0 or done >= 1:
             with torch.no_grad():
                 parts = [loss_of(held.rows(i)) for i in torch.arange(len(held)).split(128)]
             loss = float(torch.stack(parts).mean())
@@ -83,8 +81,8 @@ def tune(
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (steps + 1) / 100) * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * done)))
         optimiser.zero_grad()
-        batch = views.without_summary(train.rows(torch.randint(len(train), (stored,))), without)
-        loss_of(Store.together([batch, views.draw(STORED + VIEWS - stored)])).backward()
+        batch = views.without_summary(train.rows(torch.randint(len(train), (STORED,))), 0.5)
+        loss_of(Store.together([batch, views.draw(VIEWS)])).backward()
         torch.nn.utils.clip_grad_norm_(net.regression.parameters(), 20.0)
         optimiser.step()
         steps += 1
@@ -163,8 +161,9 @@ def choose(people: list[Person], count: int, seed: int) -> list[tuple[int, int]]
     pools = ((made, count // 2), (photographed, count - count // 2))
     picked: list[int] = []
     for pool, n in pools:
-        rounds = [rng.permutation(pool) for _ in range(-(-n // max(len(pool), 1)))] if pool else []
-        picked += [int(i) for i in np.concatenate([*rounds, []])[:n]]
+        while pool and n > 0:
+            picked += (part := rng.permutation(pool)[:n].tolist())
+            n -= len(part)
     rng.shuffle(picked)  # type: ignore[arg-type]
     return [(i, 10_000_000 + k) for k, i in enumerate(picked)]
 
@@ -194,7 +193,7 @@ def main() -> None:
     parser.add_argument("--bodies", type=int, default=30_000)
     parser.add_argument("--crops", type=int, default=6000)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, help="default 1e-3; 2e-4 with --go-on, where more throws it back")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--judged", type=int, default=500, help="persons for score and fullness")
     parser.add_argument("--go-on", action="store_true", help="with the checkpoint's depth and visibility")
@@ -210,7 +209,7 @@ def main() -> None:
     bodies = load_bodies(a.data, a.cache / f"bodies_{a.bodies}.npy", a.bodies)
     views = Views(bodies, train, train.inputs[:, : net.summary_size].mean(0, keepdim=True), geometry.mirror)
     report(net, held)
-    tune(net, train, held, views, geometry, a.minutes, a.rate)
+    tune(net, train, held, views, geometry, a.minutes, a.rate or (2e-4 if a.go_on else 1e-3))
     print(f"share of the corrections of X and Y that is kept: {shrink(net, held)}")
     report(net, held)
     finish(net, a.data, people, a.judged)

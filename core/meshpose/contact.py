@@ -82,10 +82,16 @@ def find_contact(soles: Array, eye: Array, times: Array, seen: Array, grounded: 
     return _in_place(_courses(odds * (step * 25), run), steady, eye, run, max(LEAST, round(AGAIN / step)))
 
 
+def _sight(soles: Array, eye: Array) -> Array:
+    """Ways (F, 4, 3) from the camera, eye (3,) or (F, 3), to soles (F, 4, 3)."""
+    eye = np.asarray(eye, np.float64)
+    out: Array = soles - (eye if eye.ndim == 1 else eye[:, None])
+    return out
+
+
 def _pace(soles: Array, velocity: Array, eye: Array) -> Array:
     """How fast each foot (F, 2) travels over the floor, m/s, the way along the line of sight counted less."""
-    eye = np.asarray(eye, np.float64)
-    sight = (soles - (eye if eye.ndim == 1 else eye[:, None]))[..., :2]
+    sight = _sight(soles, eye)[..., :2]
     sight /= np.maximum(np.linalg.norm(sight, axis=-1, keepdims=True), 1e-9)
     along = (velocity[..., :2] * sight).sum(-1)
     across = velocity[..., 0] * sight[..., 1] - velocity[..., 1] * sight[..., 0]
@@ -135,8 +141,7 @@ def _in_place(contact: Array, soles: Array, eye: Array, run: Array, again: int) 
     across the line of sight it is seen to go. What comes before or after, for so many frames, is asked for a place of
     its own.
     """
-    eye = np.asarray(eye, np.float64)
-    sight = soles - (eye if eye.ndim == 1 else eye[:, None])
+    sight = _sight(soles, eye)
     sight /= np.maximum(np.linalg.norm(sight, axis=-1, keepdims=True), 1e-9)
     out = np.zeros_like(contact)
     for k in range(contact.shape[1]):

@@ -19,9 +19,9 @@ from .network import Network
 
 START_ANGLES = (0.0, np.pi / 2, np.pi, -np.pi / 2)
 SEEN_AGAIN = 3
-"""How many of them get a crop of their own."""
+"""How many of the starts are seen again, in a crop of their own."""
 START_SHARE = 0.5
-"""What a start counts beside them: its crop is only the box's."""
+"""What a start counts beside those seen again: its crop is only the box's."""
 AGREEING = 0.06
 """Distance at which two answers no longer speak for each other, in sides of the crop."""
 SURER = 1.3
@@ -54,26 +54,22 @@ class Estimator:
         self.network = network
         self.body = Body.load()
 
-    def on_crops(self, image: np.ndarray, crops: Sequence[Crop]) -> list[Estimate]:
-        """The person in each crop.  image (h, w, 3) uint8 BGR."""
-        if not crops:
-            return []
-        found = self.network(np.stack([crop.warp(image) for crop in crops]))
-        return [
-            Estimate(crop, crop.to_picture(found.vertices[i]), found.visibility[i], float(found.score[i]))
-            for i, crop in enumerate(crops)
-        ]
+    def on_crops(self, image: np.ndarray, crops: Sequence[Crop], mirrored: bool = False) -> list[Estimate]:
+        """The person in each crop.  image (h, w, 3) uint8 BGR.
 
-    def mirrored(self, image: np.ndarray, crops: Sequence[Crop]) -> list[Estimate]:
-        """As `on_crops`, but the network sees each crop in a mirror: a second opinion, above all on the sides."""
+        mirrored: the network sees each crop in a mirror; a second opinion, above all on which side is which.
+        """
         if not crops:
             return []
-        found = self.network(np.stack([np.ascontiguousarray(crop.warp(image)[:, ::-1]) for crop in crops]))
-        other = self.body.lowpoly_mirror
-        vertices = found.vertices[:, other].copy()
-        vertices[..., 0] = CROP - vertices[..., 0]
+        seen = np.stack([crop.warp(image) for crop in crops])
+        found = self.network(np.ascontiguousarray(seen[:, :, ::-1]) if mirrored else seen)
+        vertices, visibility = found.vertices, found.visibility
+        if mirrored:
+            other = self.body.lowpoly_mirror
+            vertices, visibility = vertices[:, other].copy(), visibility[:, other]
+            vertices[..., 0] = CROP - vertices[..., 0]
         return [
-            Estimate(crop, crop.to_picture(vertices[i]), found.visibility[i][other], float(found.score[i]))
+            Estimate(crop, crop.to_picture(vertices[i]), visibility[i], float(found.score[i]))
             for i, crop in enumerate(crops)
         ]
 
@@ -89,7 +85,7 @@ class Estimator:
         if passes < 2:
             return starts[0]
         crops = [self.next_crop(e) for e in starts[:SEEN_AGAIN]]
-        again = self.on_crops(image, crops) + self.mirrored(image, crops)
+        again = self.on_crops(image, crops) + self.on_crops(image, crops, mirrored=True)
         shares = np.repeat([START_SHARE, 1.0], [len(starts), len(again)])
         return self.refined(image, agreed([*starts, *again], shares, self.body), passes - 2)
 

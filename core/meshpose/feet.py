@@ -341,7 +341,7 @@ def _ease(x: Array) -> Array:
 
 def _shift(
     legs: Legs, hips: Array, targets: Array, extension: Array, hold: Array, times: Array, eye: Array | None
-) -> Array:  # fmt: skip
+) -> Array:
     """How far the hips go (F, 3) so that held knees are as bent as they were, slowly: hips and ankles' targets
     (F, 2, 3), extension (F, 2) before, hold (F, 2), eye (3,): the camera.
 
