@@ -137,8 +137,11 @@ def clothed(network: TorchNetwork, data: Path, count: int) -> list[Silhouette]:
     return out
 
 
-def solve(groups: list[list[Silhouette]], body: Body) -> tuple[dict[str, float], float, float]:
-    """The factors of the best mean IoU, groups counting alike; and that IoU before and after."""
+def solve(groups: list[list[Silhouette]], body: Body, calm: np.ndarray) -> tuple[dict[str, float], float, float]:
+    """The factors of the best mean IoU, groups counting alike, behind `calm` (V, V) of `regular.matrix`; and that IoU
+    before and after.
+    """
+    groups = [[Silhouette(calm @ s.vertices.astype(np.float32), s.mask) for s in group] for group in groups]
     factors = dict.fromkeys((*PARTS, "trunk"), 1.0)
     unit: dict[str, np.ndarray] = {
         p: matrix(body, {**factors, p: 2.0}) - np.eye(len(body.lowpoly), dtype=np.float32) for p in factors

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from meshpose.body import Body
 
-from . import boxed, fullness, losses
+from . import boxed, fullness, losses, regular
 from .branch import Store, Views, branch_loss, edges_of, load_bodies
 from .checkpoint import load_net
 from .data import Crops, Person, photographs, renders, set_apart
@@ -30,6 +30,7 @@ from .spatial import peaks_of
 from .train import Geometry
 
 STORED, VIEWS = 32, 160  # of a step: few thousand stored crops are soon known by heart, views never end
+BODIES_OF_THE_FILTER = 1500
 DECAYS = (3e-3, 1e-2, 3e-2, 1e-1)  # of the score's weights: the one that chooses best stays
 
 
@@ -115,7 +116,8 @@ def shrink(net: MeshPoseNet, held: Store) -> float:
 
 
 def finish(net: MeshPoseNet, data: Path, people: list[Person], count: int) -> None:
-    """Solve score and fullness on persons who were set apart from the training, seen as the product sees them."""
+    """Solve score, regularity and fullness on persons who were set apart from the training, seen as the product sees
+    them."""
     body, network = Body.load(), boxed.TorchNetwork(net)
     apart = set_apart(people)[1]
     made, taken = [p for p in apart if p.exact], [p for p in apart if not p.exact]
@@ -127,9 +129,21 @@ def finish(net: MeshPoseNet, data: Path, people: list[Person], count: int) -> No
         print(f"score, decay {decay}:", {k: round(v, 3) for k, v in figures.items()}, flush=True)
     boxed.solve_score(net, seen, max(DECAYS, key=lambda d: worth[d]["chosen"]))
     groups = [fullness.bare(seen, body), fullness.clothed(network, data, count // 4)]
-    factors, before, after = fullness.solve(groups, body)
+    calm = calming(seen, body)
+    factors, before, after = fullness.solve(groups, body, calm)
     print(f"fullness {factors}: mean IoU {before:.3f} to {after:.3f}, {[len(g) for g in groups]} persons", flush=True)
-    net.fullness.copy_(torch.from_numpy(fullness.matrix(body, factors)))
+    net.fullness.copy_(torch.from_numpy(fullness.matrix(body, factors) @ calm))
+
+
+def calming(seen: list[boxed.Boxed], body: Body) -> np.ndarray:
+    """(V, V): `regular.matrix` for the scatter of these persons; the identity where too few were found."""
+    bodies = regular.low_polys(body, BODIES_OF_THE_FILTER)
+    noise = regular.scatter(seen, body, bodies)
+    if noise is None:
+        print("too few exactly known persons were found: no regularity is solved", flush=True)
+        return np.eye(len(body.lowpoly), dtype=np.float32)
+    print(f"scatter of the vertices: median {1000 * np.median(noise):.1f} mm", flush=True)
+    return regular.matrix(noise, bodies)
 
 
 def report(net: MeshPoseNet, s: Store) -> None:

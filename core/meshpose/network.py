@@ -5,7 +5,8 @@
     prediction = net(crops)                    # crops (n, 256, 256, 3) uint8 BGR, as Crop.warp makes them
     prediction.vertices                        # (n, 500, 3) crop pixels
 
-Sources: MeshPose, equation 1 (argsoftmax), equation 2 (IUV), equation 5 (fusion); all inside the ONNX graph.
+Sources: MeshPose, equation 1 (argsoftmax, behind it one step of mean shift) and equation 5 (fusion), both inside the
+ONNX graph; equation 2 (IUV).
 """
 
 from __future__ import annotations
