@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network as pure modules: encoder, VertexPose heatmaps, regression branch, fusion (MeshPose, sections 3 and C).
 
-net = MeshPoseNet(encoder, vertices=500, faces=faces)
-features = net.features(crops)             # crops (B, 3, 256, 256) RGB 0..1
-positions, peak = net.locate(features.dense)
+    net = MeshPoseNet(encoder, vertices=500)
+    found = net(crops)                         # crops (B, 3, 256, 256) RGB 0..1
+    found["vertices"]                          # (B, 500, 3) crop px
 """
 
 from __future__ import annotations
