@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,33 @@ def test_fullness_widens_limbs_and_keeps_their_length() -> None:
     leg = parts == "leg"
     assert abs(np.ptp(wide[leg, 2]) / np.ptp(points[leg, 2]) - 1) < 0.03
     assert np.abs((middles @ wide - middles @ points)[leg]).max() < 0.02
+
+
+def test_fullness_is_the_true_radius_by_the_found_one() -> None:
+    """Legs found at 0.8 of their width get 1.25, all else 1; persons who are not known exactly say nothing."""
+    pytest.importorskip("torch")
+    from meshpose.body import Body
+    from meshpose.crop import Crop
+    from meshpose.estimate import START_ANGLES, Estimate
+    from training.boxed import Boxed
+    from training.fullness import PARTS, matrix, solve
+
+    body, count = Body.load(), 2 * len(START_ANGLES)
+    plain = dict.fromkeys((*PARTS, "trunk"), 1.0)
+    thin = matrix(body, {**plain, "leg": 0.8})
+    crop = Crop(100.0, 120.0, 256.0, 0.3)
+
+    def person(exact: bool, shrunk: np.ndarray) -> Boxed:
+        truth = body.template[body.lowpoly][:, [0, 2, 1]] * (90, -90, 90) + (100, 200, 0)
+        estimate = Estimate(crop, (shrunk @ truth).astype(np.float32), np.ones(len(truth)), 1.0)
+        known: Any = SimpleNamespace(exact=exact, vertices=truth.astype(np.float32))
+        return Boxed(known, np.zeros((count, 1)), np.ones(count), [estimate] * count, np.zeros((0, 1)))
+
+    eye = np.eye(len(body.lowpoly))
+    found = solve([person(True, thin), person(False, 3 * thin)], body, eye)
+    assert found["leg"] == pytest.approx(1.25, abs=0.06)
+    assert all(abs(found[part] - 1) < 0.06 for part in plain if part != "leg")
+    assert solve([person(False, thin)], body, eye) == plain
 
 
 def test_the_filter_takes_scatter_back_and_keeps_bodies() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Held-out persons as the product meets them: from a box, four start angles, then the crop of the own mesh.
 
-The score chooses between the starts and the fullness is judged by silhouettes, so both are solved on such estimates,
-not on the crops of the training.
+Score, regularity and fullness stand behind what the product does with a box, so they are solved on such estimates, not
+on the crops of the training.
 """
 
 from __future__ import annotations

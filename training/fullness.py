@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much fuller the mesh is made than the heatmaps say: `MeshPoseNet.fullness`, solved by silhouettes.
+"""How much fuller the mesh is made than the heatmaps say: `MeshPoseNet.fullness`, solved by the true width of limbs.
 
 A heatmap's mean lies where the vertex is on average over all that the picture leaves open.  What is left open about a
-limb is above all where its surface runs, so its vertices gather towards its middle: on held-out crops the rings of
-well-found limbs have 0.80 to 0.88 of their true radius.  A linear map of the low-poly takes that back: each
-vertex moves away from the middle of its ring by its part's factor.  The factors are those of the best mean IoU with
-bare bodies that are known exactly and with photographed, clothed people, both counting alike.
+limb is above all where its surface runs, so its vertices gather towards its middle: on persons set apart the rings of
+well-found limbs have 0.75 to 0.9 of their true radius.  A linear map of the low-poly takes that back: each
+vertex moves away from the middle of its ring by its part's factor, the true radius by the found one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
 import numpy as np
 
 from meshpose.body import Body
-from meshpose.coco import Pictures, load_set
-from meshpose.crop import CROP, Crop
-from meshpose.estimate import Estimator
+from meshpose.crop import CROP
 
-from .boxed import Boxed, TorchNetwork
+from .boxed import NEAR, Boxed
 
 PARTS = {
     "arm": ("upperarm", "lowerarm"),
@@ -45,8 +39,7 @@ PARTS = {
 }
 """Beginnings of the bones' names; all others are the trunk."""
 ALONG = 0.02  # standard deviation of a ring along its bone, in body heights
-GRID = 128  # silhouettes are compared in crops of this size
-STEP, LEAST, MOST = 0.05, 0.9, 1.5
+LEAST, MOST = 0.9, 1.5
 FOUND = 0.6  # quality from which an estimate counts: a wrong pose says nothing of thickness
 
 
@@ -92,82 +85,26 @@ def matrix(body: Body, factors: dict[str, float]) -> np.ndarray:
     return (identity + (factor - 1)[:, None] * (identity - rings(body))).astype(np.float32)
 
 
-@dataclass
-class Silhouette:
-    """A low-poly (V, 2) as the network gives it and the true mask (GRID, GRID) bool, both in one crop."""
+def solve(seen: Iterable[Boxed], body: Body, calm: np.ndarray) -> dict[str, float]:
+    """Each part's factor behind `calm` (V, V) of `regular.matrix`: the true rings' radius by the found ones', in the
+    picture, over the well-found vertices of well-found persons who are known exactly; 1 for a part without any.
 
-    vertices: np.ndarray
-    mask: np.ndarray
-
-
-def drawn(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Silhouette (GRID, GRID) bool of a low-poly (V, 2), crop px."""
-    out = np.zeros((GRID, GRID), np.uint8)
-    points = np.clip(np.round((vertices * (GRID / CROP) - 0.5) * 16), -20000, 20000).astype(np.int32)
-    for triangle in points[faces]:
-        cv2.fillConvexPoly(out, triangle, 1, lineType=cv2.LINE_8, shift=4)
-    return out > 0
-
-
-def bare(seen: Iterable[Boxed], body: Body) -> list[Silhouette]:
-    """Well-found persons whose bare body is known exactly."""
-    out = []
-    for b in seen:
-        if b.person.exact and b.person.vertices is not None and b.quality[len(b.quality) // 2 :].max() > FOUND:
-            e = b.best()
-            true, found = (e.crop.to_crop(v)[:, :2] for v in (b.person.vertices, e.vertices))
-            out.append(Silhouette(found, drawn(true, body.lowpoly_faces)))
-    return out
-
-
-def clothed(network: TorchNetwork, data: Path, count: int) -> list[Silhouette]:
-    """The first `count` persons of ccp train with their label maps."""
-    estimator, pictures = Estimator(network), Pictures([data / "ccp" / "train.zip"])
-    out = []
-    for person in load_set(data / "ccp" / "train.json")[:count]:
-        image = pictures.image(person.image)
-        mask = pictures.silhouette(person, *image.shape[:2])
-        if mask is None:
-            continue
-        e = estimator.from_box(image, person.box)
-        warped = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, -1)
-        shown = Crop(e.crop.cx, e.crop.cy, e.crop.side, e.crop.angle).warp(warped, GRID)[..., 0] > 127
-        inside = e.crop.to_crop(e.vertices)[:, :2]
-        out.append(Silhouette(inside, shown))
-    return out
-
-
-def solve(groups: list[list[Silhouette]], body: Body, calm: np.ndarray) -> tuple[dict[str, float], float, float]:
-    """The factors of the best mean IoU, groups counting alike, behind `calm` (V, V) of `regular.matrix`; and that IoU
-    before and after.
+    Scatter widens the found rings, so that no part is made fuller than it is.
     """
-    groups = [[Silhouette(calm @ s.vertices.astype(np.float32), s.mask) for s in group] for group in groups]
-    factors = dict.fromkeys((*PARTS, "trunk"), 1.0)
-    unit: dict[str, np.ndarray] = {
-        p: matrix(body, {**factors, p: 2.0}) - np.eye(len(body.lowpoly), dtype=np.float32) for p in factors
-    }
-
-    def worth(trial: dict[str, float]) -> float:
-        full = np.eye(len(body.lowpoly), dtype=np.float32)
-        for part, move in unit.items():
-            full += (trial[part] - 1) * move
-        means = []
-        for group in groups:
-            ious = []
-            for s in group:
-                found = drawn(full @ s.vertices.astype(np.float32), body.lowpoly_faces)
-                ious.append((found & s.mask).sum() / max((found | s.mask).sum(), 1))
-            means.append(np.mean(ious))
-        return float(np.mean(means))
-
-    before = best = worth(factors)
-    improved = True
-    while improved:
-        improved = False
-        for part in factors:
-            for way in (STEP, -STEP):
-                trial = {**factors, part: round(factors[part] + way, 3)}
-                while LEAST <= trial[part] <= MOST and (value := worth(trial)) > best + 1e-5:
-                    factors, best, improved = trial, value, True
-                    trial = {**factors, part: round(factors[part] + way, 3)}
-    return factors, before, best
+    parts = (*PARTS, "trunk")
+    strongest = body.skin_bones[body.lowpoly][np.arange(len(calm)), body.skin_weights[body.lowpoly].argmax(1)]
+    of_vertex = np.array([parts.index(part_of(str(body.bone_names[b]))) for b in strongest])
+    offset = np.eye(len(calm)) - rings(body)
+    squares = np.zeros((2, len(parts)))
+    for b in seen:
+        truth = b.person.vertices
+        if not b.person.exact or truth is None or b.quality[len(b.quality) // 2 :].max() <= FOUND:
+            continue
+        e = b.best()
+        true, found = e.crop.to_crop(truth)[:, :2], calm @ e.crop.to_crop(e.vertices)[:, :2]
+        near = np.linalg.norm(found - true, axis=1) < NEAR * CROP
+        for row, points in enumerate((true, found)):
+            squares[row] += np.bincount(of_vertex[near], ((offset @ points) ** 2).sum(1)[near], len(parts))
+    ratio = np.sqrt(squares[0] / np.maximum(squares[1], 1e-9))
+    known = np.where(squares[1] > 0, np.clip(ratio, LEAST, MOST), 1.0)
+    return dict(zip(parts, known.round(3).tolist(), strict=True))
