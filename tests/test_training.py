@@ -38,6 +38,7 @@ def test_network_on_the_full_encoder_fits_its_file(tmp_path: Path) -> None:
     """Exported it has at most 14 MB, answers as torch does, and is read back; heavy's network refuses its file."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("tflite")
+    onnx = pytest.importorskip("onnx")
     from training.checkpoint import build, read_back
     from training.export import check, export
 
@@ -54,9 +55,12 @@ def test_network_on_the_full_encoder_fits_its_file(tmp_path: Path) -> None:
     file = tmp_path / "fast.onnx"
     export(net, file)
     assert file.stat().st_size <= 14e6
+    graph = onnx.load(file).graph
+    assert {"Resize", "Pad"}.isdisjoint(node.op_type for node in graph.node), "they cost a tenth of the time"
     again = build(models, "full")
     read_back(again, file)
-    assert check(again, file, crops)["max px"] < 0.1
+    found = check(again, file, crops)  # untrained heatmaps have no peak: a vertex may hang on the last bit
+    assert found["mean px"] < 0.02 and found["max px"] < 1
     with pytest.raises(ValueError, match="is no export of this network"):
         read_back(build(models), file)
 

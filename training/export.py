@@ -20,6 +20,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from meshpose.crop import CROP
+
 from .checkpoint import load_net
 from .model import MeshPoseNet
 
@@ -60,13 +62,60 @@ def store_as_half(model: onnx.ModelProto, least: int = 256) -> onnx.ModelProto:
     return model
 
 
+def without_pads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Zeros laid around a convolution's input become its own padding, which in ONNX, unlike in torch, may differ from
+    side to side; with the changes of memory layout that they cost they are 7 % of the network's time."""
+    graph = model.graph
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    pads = [n for n in graph.node if n.op_type == "Pad" and [u.op_type for u in users[n.output[0]]] == ["Conv"]]
+    for node, widths in zip(pads, values_of(model, [n.input[1] for n in pads]), strict=True):
+        (convolution,) = users[node.output[0]]
+        if widths[[0, 1, 4, 5]].any():
+            raise ValueError(f"{node.name} lays channels or pictures around, which no convolution does")
+        own = next(a for a in convolution.attribute if a.name == "pads").ints
+        own[:] = [a + int(b) for a, b in zip(own, widths[[2, 3, 6, 7]], strict=True)]
+        convolution.input[0] = node.input[0]
+        graph.node.remove(node)
+    return without_the_unused(model)
+
+
+def values_of(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
+    """The values of integer tensors that no input changes."""
+    asked = onnx.ModelProto()
+    asked.CopyFrom(model)
+    del asked.graph.output[:]
+    asked.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in names)
+    session = onnxruntime.InferenceSession(asked.SerializeToString(), providers=["CPUExecutionProvider"])
+    fed = {i.name: np.zeros((1, 3, CROP, CROP), np.float32) for i in session.get_inputs()}
+    values: list[np.ndarray] = session.run(names, fed)
+    return values
+
+
+def without_the_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Nodes and initializers that no output needs are taken away."""
+    graph = model.graph
+    while True:
+        needed = {name for node in graph.node for name in node.input} | {out.name for out in graph.output}
+        unused = [node for node in graph.node if needed.isdisjoint(node.output)]
+        if not unused:
+            break
+        for node in unused:
+            graph.node.remove(node)
+    for tensor in [t for t in graph.initializer if t.name not in needed]:
+        graph.initializer.remove(tensor)
+    return model
+
+
 def export(net: MeshPoseNet, file: Path) -> None:
     """Write the ONNX file."""
     module = Exported(net.float().eval().to(memory_format=torch.contiguous_format))
     part = file.with_suffix(".part")
     torch.onnx.export(
         module,
-        (torch.rand(1, 3, 256, 256),),
+        (torch.rand(1, 3, CROP, CROP),),
         str(part),
         input_names=["crop"],
         output_names=OUTPUTS,
@@ -74,7 +123,7 @@ def export(net: MeshPoseNet, file: Path) -> None:
         dynamo=False,
         dynamic_axes={k: {0: "n"} for k in ["crop", *OUTPUTS]},
     )
-    model = store_as_half(onnx.load(str(part)))
+    model = store_as_half(without_pads(onnx.load(str(part))))
     part.unlink()
     onnx.save(model, str(file))
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from .pretrained import Encoder
+from .pretrained import Encoder, doubled
 
 CROP, CELLS = 256, 64
 STRIDE = CROP / CELLS
@@ -137,8 +137,7 @@ class Fuse(nn.Module):
         addition, factor = self.overview(total, features["down128"])
         total = self._around(DENSE[-1], total + addition)
         for key in reversed(DENSE[:-1]):  # coarse to fine: only one sum is made at 64 x 64
-            wide = functional.interpolate(total, scale_factor=2, mode="bilinear")
-            total = self._around(key, wide + self.lateral[key](features[key]))
+            total = self._around(key, doubled(total) + self.lateral[key](features[key]))
         return functional.relu(total * factor.to(total.dtype))
 
     def _around(self, key: str, total: Tensor) -> Tensor:
