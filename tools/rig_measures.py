@@ -98,7 +98,6 @@ def close_up(body: Body) -> Subject:
     """The walk from the hips up: the legs are outside of the picture and made up anew on every frame."""
     whole, rng = walk(body, 3.0), np.random.default_rng(5)
     bones = np.take_along_axis(body.skin_bones, body.skin_weights.argmax(1)[:, None], 1)[body.lowpoly, 0]
-    bones = np.take_along_axis(body.skin_bones, body.skin_weights.argmax(1)[:, None], 1)[body.lowpoly, 0]
     legs = np.array([body.bone_names[c].startswith(("upperleg", "lowerleg", "foot", "toe")) for c in bones])
     parts = np.unique(bones[legs], return_inverse=True)[1]
     low, inside = np.array(whole.low, np.float64), np.ones_like(whole.visibility)
