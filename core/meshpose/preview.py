@@ -106,8 +106,8 @@ class Painter:
         depth = {person.id: float(person.metres_per_pixel([frame])[0]) for person in here}
         for person in sorted(here, key=lambda p: -depth[p.id]):
             lowpoly = person.lowpoly_pixels([frame])[0] * self.scale
-            mesh = self.upsampler.up(lowpoly)
-            seen = np.clip(self.upsampler.up(person.visibility([frame])[0][:, None]), 0, 1)
+            both = self.upsampler.up(np.column_stack([lowpoly, person.visibility([frame])[0]]))
+            mesh, seen = both[:, :3], np.clip(both[:, 3:], 0, 1)
             colour = np.array(COLOURS[(person.id - 1) % len(COLOURS)])
             colours = seen * colour + (1 - seen) * np.array(GUESSED)
             image = draw_mesh(image, mesh[:, :2], mesh[:, 2], self.faces, colours, ALPHA)

@@ -86,7 +86,8 @@ def rasterize(
     face = np.full(width * height, -1, np.int32)
     nearest = np.full(width * height, np.inf)
     barycentric = np.zeros((width * height, 3), np.float32)
-    usable = np.isfinite(z_vertex)[faces].all(axis=1) if len(faces) else np.zeros(0, bool)
+    finite = np.isfinite(z_vertex)
+    usable = None if finite.all() else finite[faces].all(axis=1)
     for which, pixel, weights in _covered(xy, faces, width, height, cull, usable):
         corner = faces[which]
         z = sum(weights[:, k] * z_vertex[corner[:, k]] for k in range(3))
@@ -209,22 +210,20 @@ def _covered(
     if not len(faces):
         return
     points = np.asarray(xy, np.float64)[:, :2] - 0.5  # now pixel centres are whole numbers
-    corners = points[faces]
     area = signed_areas(points, faces)
-    keep = np.isfinite(area) & (area < 0 if cull else area != 0)
+    which = np.isfinite(area) & (area < 0 if cull else area != 0)
     if usable is not None:
-        keep &= usable
-    with np.errstate(invalid="ignore"):
-        x0 = np.maximum(np.ceil(corners[..., 0].min(axis=1)), 0)
-        y0 = np.maximum(np.ceil(corners[..., 1].min(axis=1)), 0)
-        x1 = np.minimum(np.floor(corners[..., 0].max(axis=1)), width - 1)
-        y1 = np.minimum(np.floor(corners[..., 1].max(axis=1)), height - 1)
-        keep &= (x1 >= x0) & (y1 >= y0)
-    which = np.flatnonzero(keep)
-    x0, y0, x1, y1 = (v[which].astype(np.int64) for v in (x0, y0, x1, y1))
+        which &= usable
+    which = np.flatnonzero(which)
+    a, b, c = (points[faces[which, k]] for k in range(3))
+    low = np.maximum(np.ceil(np.minimum(np.minimum(a, b), c)), 0)
+    high = np.minimum(np.floor(np.maximum(np.maximum(a, b), c)), (width - 1, height - 1))
+    hit = np.flatnonzero((high[:, 0] >= low[:, 0]) & (high[:, 1] >= low[:, 1]))
+    which = which[hit]
+    (x0, y0), (x1, y1) = low[hit].astype(np.int64).T, high[hit].astype(np.int64).T
+    edges = _edge_functions(a[hit], b[hit], c[hit], area[which])
     columns = x1 - x0 + 1
     count = columns * (y1 - y0 + 1)
-    edges = _edge_functions(corners[which], area[which])
     end = np.cumsum(count)
     first = 0
     while first < len(which):
@@ -244,10 +243,9 @@ def _covered(
         first = last
 
 
-def _edge_functions(corners: Array, area: Array) -> npt.NDArray[np.float64]:
-    """Coefficients of the first two barycentric coordinates, (2, 3, m): b = c0 x + c1 y + c2. corners: (m, 3, 2)."""
-    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
-    out = np.empty((2, 3, len(corners)))
+def _edge_functions(a: Array, b: Array, c: Array, area: Array) -> npt.NDArray[np.float64]:
+    """Coefficients of the first two barycentric coordinates, (2, 3, m): b = c0 x + c1 y + c2. a, b, c (m, 2) px."""
+    out = np.empty((2, 3, len(area)))
     for k, (p, q) in enumerate(((b, c), (c, a))):
         out[k, 0] = (p[:, 1] - q[:, 1]) / area
         out[k, 1] = (q[:, 0] - p[:, 0]) / area
