@@ -167,6 +167,20 @@ def test_gathered_leaves_what_is_far_off() -> None:
     assert torch.allclose(found[1], (window[:, None] * grid).sum(0) / window.sum(), atol=1e-2)
 
 
+def test_mixed_checkpoints() -> None:
+    """The weighted mean of the averaged weights, all else the later one's; another network is refused."""
+    torch = pytest.importorskip("torch")
+    from training.mix import mixed
+
+    def state(value: float, size: int = 3) -> dict[str, Any]:
+        return {"encoder": {"ops": []}, "minutes": value, "averaged": {"heat": torch.full((size,), value)}}
+
+    found = mixed(state(1.0), state(5.0), 0.75)
+    assert found["averaged"]["heat"].tolist() == [4.0, 4.0, 4.0] and found["minutes"] == 5.0
+    with pytest.raises(ValueError, match="not of one network"):
+        mixed(state(1.0, 2), state(5.0), 0.75)
+
+
 def test_fullness_widens_limbs_and_keeps_their_length() -> None:
     """Factor 1 changes nothing; 1.3 makes the rings of a limb 1.3 times as wide about the same middles."""
     pytest.importorskip("torch")
