@@ -4,7 +4,8 @@
     python -m training.mix FORMER/last.pt LATER/last.pt --share 0.75 --out RUN/last.pt
 
 Along the way from one to the other the loss hardly rises, and the mean has less of what each learnt by heart
-(stochastic weight averaging, Izmailov et al. 2018; model soups, Wortsman et al. 2022).  `training.lift` goes on from it.
+(stochastic weight averaging, Izmailov et al. 2018; model soups, Wortsman et al. 2022).
+`training.lift` goes on from it.
 """
 
 from __future__ import annotations
