@@ -210,7 +210,7 @@ def test_fullness_is_the_true_radius_by_the_found_one() -> None:
     from meshpose.crop import Crop
     from meshpose.estimate import START_ANGLES, Estimate
     from training.boxed import Boxed
-    from training.fullness import PARTS, matrix, solve
+    from training.fullness import PARTS, matrix, true_widths
 
     body, count = Body.load(), 2 * len(START_ANGLES)
     plain = dict.fromkeys((*PARTS, "trunk"), 1.0)
@@ -224,10 +224,10 @@ def test_fullness_is_the_true_radius_by_the_found_one() -> None:
         return Boxed(known, np.zeros((count, 1)), np.ones(count), [estimate] * count, np.zeros((0, 1)))
 
     eye = np.eye(len(body.lowpoly))
-    found = solve([person(True, thin), person(False, 3 * thin)], body, eye)
+    found = true_widths([person(True, thin), person(False, 3 * thin)], body, eye)
     assert found["leg"] == pytest.approx(1.25, abs=0.06)
     assert all(abs(found[part] - 1) < 0.06 for part in plain if part != "leg")
-    assert solve([person(False, thin)], body, eye) == plain
+    assert true_widths([person(False, thin)], body, eye) == plain
 
 
 def test_the_filter_takes_scatter_back_and_keeps_bodies() -> None:

@@ -115,7 +115,7 @@ def shrink(net: MeshPoseNet, held: Store) -> float:
     return best
 
 
-def finish(net: MeshPoseNet, people: list[Person], count: int) -> None:
+def finish(net: MeshPoseNet, data: Path, people: list[Person], count: int) -> None:
     """Solve score, regularity and fullness on persons who were set apart from the training, seen as the product sees
     them."""
     body, network = Body.load(), boxed.TorchNetwork(net)
@@ -131,8 +131,11 @@ def finish(net: MeshPoseNet, people: list[Person], count: int) -> None:
     best = max(DECAYS, key=lambda d: (round(worth[d]["chosen"], 3), np.nan_to_num(worth[d]["AUC"])))
     boxed.solve_score(net, seen, best)
     calm = calming(seen, body)
-    factors = fullness.solve(seen, body, calm)
-    print(f"fullness {factors}", flush=True)
+    widths = fullness.true_widths(seen, body, calm)
+    groups = [fullness.bare(seen, body), fullness.clothed(network, data, count // 4)]
+    factors, before, after = fullness.solve(groups, body, calm, widths)
+    print(f"true widths {widths}", flush=True)
+    print(f"fullness {factors}: mean IoU {before:.3f} to {after:.3f}, {[len(g) for g in groups]} persons", flush=True)
     net.fullness.copy_(torch.from_numpy(fullness.matrix(body, factors) @ calm))
 
 
@@ -227,7 +230,7 @@ def main() -> None:
     tune(net, train, held, views, geometry, a.minutes, a.rate or (2e-4 if a.go_on else 1e-3))
     print(f"share of the corrections of X and Y that is kept: {shrink(net, held)}")
     report(net, held)
-    finish(net, people, a.judged)
+    finish(net, a.data, people, a.judged)
     state = torch.load(a.checkpoint, weights_only=False)
     state.pop("branch_optimiser", None)
     torch.save(state | {"net": net.state_dict(), "averaged": {}}, a.out)
