@@ -24,6 +24,7 @@ from .model import MeshPoseNet
 
 NEAR = 0.06  # a vertex is right within this part of the side of the person's own crop
 BESIDE = 0.3  # what a hidden vertex counts
+FOUND = 0.6  # quality from which an estimate says how vertices lie: a wrong pose says nothing of scatter or thickness
 
 
 class TorchNetwork(Network):
@@ -62,6 +63,14 @@ class Boxed:
         """The second pass of the best quality."""
         half = len(START_ANGLES)
         return self.estimates[half + int(self.quality[half:].argmax())]
+
+
+def well_found(seen: Iterable[Boxed]) -> Iterator[tuple[Estimate, np.ndarray]]:
+    """The best second pass and the true vertices (V, 3), picture px, of those who are known exactly and were found."""
+    for b in seen:
+        truth = b.person.vertices
+        if b.person.exact and truth is not None and b.quality[len(b.quality) // 2 :].max() > FOUND:
+            yield b.best(), truth
 
 
 def boxed(network: TorchNetwork, people: Iterable[Person]) -> Iterator[Boxed]:

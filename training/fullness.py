@@ -23,7 +23,7 @@ from meshpose.coco import Pictures, load_set
 from meshpose.crop import CROP, Crop
 from meshpose.estimate import Estimator
 
-from .boxed import NEAR, Boxed, TorchNetwork
+from .boxed import NEAR, Boxed, TorchNetwork, well_found
 
 PARTS = {
     "arm": ("upperarm", "lowerarm"),
@@ -51,12 +51,17 @@ COVERING = ("arm", "leg", "trunk")
 """Parts whose factor is that of the best silhouettes: they are most of one.  Head, hands and feet are as wide as they
 truly are, or hair and shoes would swell them."""
 STEP, LEAST, MOST = 0.05, 0.9, 1.5
-FOUND = 0.6  # quality from which an estimate counts: a wrong pose says nothing of thickness
 
 
 def part_of(bone: str) -> str:
     """The part of the body that a bone belongs to."""
     return next((part for part, names in PARTS.items() if bone.lower().startswith(names)), "trunk")
+
+
+def strongest_bones(body: Body) -> list[str]:
+    """Name of the bone that carries most of each low-poly vertex (V)."""
+    strongest = body.skin_weights[body.lowpoly].argmax(1)
+    return [str(body.bone_names[b]) for b in body.skin_bones[body.lowpoly][np.arange(len(strongest)), strongest]]
 
 
 def rings(body: Body) -> np.ndarray:
@@ -65,9 +70,7 @@ def rings(body: Body) -> np.ndarray:
     A local linear fit along the bone (its rows keep points along it), so that ends of limbs are not drawn out.
     """
     points = body.template[body.lowpoly].astype(np.float64)
-    strongest = body.skin_weights[body.lowpoly].argmax(1)
-    bones = body.skin_bones[body.lowpoly][np.arange(len(points)), strongest]
-    names = [str(body.bone_names[b]) for b in bones]
+    names = strongest_bones(body)
     trunk = [part_of(n) == "trunk" for n in names]
     keys = np.array(["trunk" if t else f"{part_of(n)} {n[-1]} {n.split('.')[0][:8]}" for n, t in zip(names, trunk)])
     spread = ALONG * np.ptp(points, axis=0).max()
@@ -116,11 +119,9 @@ def drawn(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def bare(seen: Iterable[Boxed], body: Body) -> list[Silhouette]:
     """Well-found persons whose bare body is known exactly."""
     out = []
-    for b in seen:
-        if b.person.exact and b.person.vertices is not None and b.quality[len(b.quality) // 2 :].max() > FOUND:
-            e = b.best()
-            true, found = (e.crop.to_crop(v)[:, :2] for v in (b.person.vertices, e.vertices))
-            out.append(Silhouette(found, drawn(true, body.lowpoly_faces)))
+    for e, truth in well_found(seen):
+        true, found = (e.crop.to_crop(v)[:, :2] for v in (truth, e.vertices))
+        out.append(Silhouette(found, drawn(true, body.lowpoly_faces)))
     return out
 
 
@@ -148,15 +149,10 @@ def true_widths(seen: Iterable[Boxed], body: Body, calm: np.ndarray) -> dict[str
     Scatter widens the found rings, so that no part is made fuller than it is.
     """
     parts = (*PARTS, "trunk")
-    strongest = body.skin_bones[body.lowpoly][np.arange(len(calm)), body.skin_weights[body.lowpoly].argmax(1)]
-    of_vertex = np.array([parts.index(part_of(str(body.bone_names[b]))) for b in strongest])
+    of_vertex = np.array([parts.index(part_of(bone)) for bone in strongest_bones(body)])
     offset = np.eye(len(calm)) - rings(body)
     squares = np.zeros((2, len(parts)))
-    for b in seen:
-        truth = b.person.vertices
-        if not b.person.exact or truth is None or b.quality[len(b.quality) // 2 :].max() <= FOUND:
-            continue
-        e = b.best()
+    for e, truth in well_found(seen):
         true, found = e.crop.to_crop(truth)[:, :2], calm @ e.crop.to_crop(e.vertices)[:, :2]
         near = np.linalg.norm(found - true, axis=1) < NEAR * CROP
         for row, points in enumerate((true, found)):

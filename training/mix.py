@@ -40,9 +40,13 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.75, help="of the later one's weights")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
-    former, later = (torch.load(file, weights_only=False, map_location="cpu") for file in (a.former, a.later))
+    try:
+        former, later = (torch.load(file, weights_only=False, map_location="cpu") for file in (a.former, a.later))
+        state = mixed(former, later, a.share)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     a.out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(mixed(former, later, a.share), a.out)
+    torch.save(state, a.out)
 
 
 if __name__ == "__main__":

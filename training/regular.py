@@ -18,11 +18,10 @@ import numpy as np
 
 from meshpose.body import Body
 
-from .boxed import Boxed
+from .boxed import Boxed, well_found
 from .network_errors import neighbour_mean
 from .random_bodies import random_bodies
 
-FOUND = 0.6  # quality from which an estimate counts: a wrong pose says nothing of scatter
 LEAST = 20  # persons from which the scatter is known well enough
 
 
@@ -41,12 +40,9 @@ def scatter(seen: Iterable[Boxed], body: Body, bodies: np.ndarray) -> np.ndarray
     """
     apart = np.eye(len(body.lowpoly)) - neighbour_mean(body)
     size, found = np.sqrt((bodies**2).sum(-1).mean()), []
-    for b in seen:
-        truth = b.person.vertices
-        if not b.person.exact or truth is None or b.quality[len(b.quality) // 2 :].max() <= FOUND:
-            continue
+    for estimate, truth in well_found(seen):
         metres = size / np.sqrt(((truth - truth.mean(0)) ** 2).sum(-1).mean())
-        found.append(apart @ (b.best().vertices - truth) * metres)
+        found.append(apart @ (estimate.vertices - truth) * metres)
     return np.stack(found).std((0, 2)) if len(found) >= LEAST else None
 
 

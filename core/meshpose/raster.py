@@ -211,10 +211,10 @@ def _covered(
         return
     points = np.asarray(xy, np.float64)[:, :2] - 0.5  # now pixel centres are whole numbers
     area = signed_areas(points, faces)
-    which = np.isfinite(area) & (area < 0 if cull else area != 0)
+    keep = np.isfinite(area) & (area < 0 if cull else area != 0)
     if usable is not None:
-        which &= usable
-    which = np.flatnonzero(which)
+        keep &= usable
+    which = np.flatnonzero(keep)
     a, b, c = (points[faces[which, k]] for k in range(3))
     low = np.maximum(np.ceil(np.minimum(np.minimum(a, b), c)), 0)
     high = np.minimum(np.floor(np.maximum(np.maximum(a, b), c)), (width - 1, height - 1))
