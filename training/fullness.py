@@ -126,7 +126,9 @@ def bare(seen: Iterable[Boxed], body: Body) -> list[Silhouette]:
 
 
 def clothed(network: TorchNetwork, data: Path, count: int) -> list[Silhouette]:
-    """The first `count` persons of ccp train with their label maps."""
+    """The first `count` persons of ccp train with their label maps; nobody where `data` has no ccp."""
+    if not (data / "ccp" / "train.json").exists():
+        return []
     estimator, pictures = Estimator(network), Pictures([data / "ccp" / "train.zip"])
     out = []
     for person in load_set(data / "ccp" / "train.json")[:count]:
@@ -168,7 +170,7 @@ def solve(
     """The factors behind `calm` (V, V) of `regular.matrix`: those of the best mean IoU for the COVERING parts, groups
     counting alike, and `widths` for the others; and that IoU with `widths` alone and in the end.
     """
-    groups = [[Silhouette(calm @ s.vertices.astype(np.float32), s.mask) for s in group] for group in groups]
+    groups = [[Silhouette(calm @ s.vertices.astype(np.float32), s.mask) for s in group] for group in groups if group]
 
     def worth(trial: dict[str, float]) -> float:
         full = matrix(body, trial)

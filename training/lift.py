@@ -24,7 +24,7 @@ from meshpose.body import Body
 from . import boxed, fullness, losses, regular
 from .branch import Store, Views, branch_loss, edges_of, load_bodies
 from .checkpoint import load_net
-from .data import Crops, Person, photographs, renders, set_apart
+from .data import Crops, Person, photographs, renders, set_apart, some_meshes
 from .model import CROP, MeshPoseNet, fused
 from .spatial import peaks_of
 from .train import Geometry
@@ -220,7 +220,7 @@ def main() -> None:
     torch.manual_seed(0)
     net = load_net(a.checkpoint).to(memory_format=torch.channels_last)
     people = photographs(a.data, cache=a.checkpoint.parent / "photographs.pickle") + renders(a.synth)
-    geometry = Geometry(np.stack([p.vertices for p in people if p.vertices is not None and not p.exact][:1500]))
+    geometry = Geometry(some_meshes(people))
     train, held = stores(net, people, geometry, a.crops, a.out)
     if not a.go_on:
         begin(net, train)

@@ -5,6 +5,7 @@
 
 Frozen encoder first (a random head destroys it within a minute), then the encoder's 1x1 weights with a rate that
 follows each tensor's RMS (batch norm is folded in: the RMS runs from 0.0025 to 323 and one rate fits none).
+Matrices, of the encoder and of the heatmaps' head, move by Muon, everything else by Adam.
 `RUN/last.pt` holds everything needed to go on; the same command goes on.  The regression branch is begun by
 `training.lift`, trained on here, and finished by `training.lift --go-on`.
 """
@@ -30,8 +31,9 @@ from meshpose.body import Body
 from . import losses
 from .branch import Replay, Store, Views, branch_loss, edges_of
 from .checkpoint import build, load_fitting, read_back
-from .data import LSP_MIRROR, Crops, Draws, photographs, renders, set_apart
+from .data import LSP_MIRROR, Crops, Draws, photographs, renders, set_apart, some_meshes
 from .model import Features, MeshPoseNet
+from .muon import Matrices, is_matrix
 from .spatial import localised, peaks_of
 
 
@@ -194,7 +196,7 @@ class Held:
     def __init__(self, people: list, geometry: Geometry, count: int = 192, batch: int = 16) -> None:
         exact = [i for i, p in enumerate(people) if p.exact][: count // 2]
         keys = exact + [i for i, p in enumerate(people) if not p.exact][: count - len(exact)]
-        data = Crops(people, geometry.faces.numpy(), geometry.mirror, seed=99)
+        data = Crops(people, geometry.faces.numpy(), geometry.mirror, seed=99, stretched=0.0)
         wanted = ("crop", "vertices", "visible", "exact")
         samples = [{k: v for k, v in data[(i, 1)].items() if k in wanted} for i in keys[: len(keys) // batch * batch]]
         self.batches = [default_collate(samples[i : i + batch]) for i in range(0, len(samples), batch)]
@@ -257,10 +259,15 @@ class Trainer:
         for parameter in net.encoder.parameters():
             parameter.requires_grad_(False)
         self.head = head
-        self.head_optimiser = torch.optim.Adam(head, config.head_rate, betas=(0.9, 0.98))
+        self.head_optimiser = torch.optim.Adam(
+            [p for p in head if not is_matrix(p)], config.head_rate, betas=(0.9, 0.98)
+        )
         self.branch_optimiser = torch.optim.AdamW(self.branch, config.regression_rate, weight_decay=1e-3)
-        groups = [{"params": [p], "rms": float(p.detach().square().mean().sqrt())} for p in self.encoder]
+        spread = {p: float(p.detach().square().mean().sqrt()) for p in self.encoder}
+        groups = [{"params": [p], "rms": spread[p]} for p in self.encoder if not is_matrix(p)]
         self.encoder_optimiser = torch.optim.Adam(groups, 1.0, betas=(0.9, 0.98))
+        self.matrices = Matrices(p for p in [*head, *self.encoder] if is_matrix(p))
+        self.spreads = [spread.get(p) for p in self.matrices.weights]  # None: the head's
         self.averaged = {n: p.detach().clone() for n, p in net.named_parameters()}
 
     @contextlib.contextmanager
@@ -298,6 +305,7 @@ class Trainer:
             group["lr"] = c.regression_rate * min(1.0, rate / c.head_rate_tuned)
         for group in self.encoder_optimiser.param_groups:
             group["lr"] = encoder * group["rms"]
+        self.matrices.set_rates(rate if spread is None else encoder * spread for spread in self.spreads)
 
     def step(self, sample: dict[str, Tensor], geometry: Geometry) -> dict[str, float]:
         frozen = self.frozen
@@ -310,12 +318,13 @@ class Trainer:
         total.backward()
         nn.utils.clip_grad_norm_(self.head, 5.0)
         nn.utils.clip_grad_norm_(self.branch, 20.0 * self.config.regression)
-        self.head_optimiser.step()
-        self.branch_optimiser.step()
         if not frozen:
             norm = float(nn.utils.clip_grad_norm_(self.encoder, max(2 * self.norm, 1e-6) if self.norm else 1e9))
             self.norm = norm if not self.norm else 0.98 * self.norm + 0.02 * min(norm, 3 * self.norm)
             self.encoder_optimiser.step()
+        self.head_optimiser.step()
+        self.branch_optimiser.step()
+        self.matrices.step()
         self.steps += 1
         if self.steps % 4 == 0:
             self.update_average()
@@ -334,6 +343,7 @@ class Trainer:
             "head_optimiser": self.head_optimiser.state_dict(),
             "encoder_optimiser": self.encoder_optimiser.state_dict(),
             "branch_optimiser": self.branch_optimiser.state_dict(),
+            "matrices": self.matrices.optimiser.state_dict(),
             "minutes": self.minutes,
             "steps": self.steps,
             "norm": self.norm,
@@ -349,9 +359,17 @@ class Trainer:
         load_fitting(self.net, state["net"])
         self.averaged = {n: p.detach().clone() for n, p in self.net.named_parameters()}
         self.averaged |= {k: v for k, v in state["averaged"].items() if self.averaged[k].shape == v.shape}
-        for name in ("head_optimiser", "branch_optimiser", "encoder_optimiser"):
-            if name in state:  # the branch's is not there after training.lift
-                getattr(self, name).load_state_dict(state[name])
+        optimisers = {
+            "head_optimiser": self.head_optimiser,
+            "branch_optimiser": self.branch_optimiser,
+            "encoder_optimiser": self.encoder_optimiser,
+            "matrices": self.matrices.optimiser,
+        }
+        for name, optimiser in optimisers.items():
+            # The branch's is not there after training.lift.  Without Muon's the checkpoint is of a time when Adam moved
+            # the matrices, too: all begin anew.
+            if name in state and "matrices" in state:
+                optimiser.load_state_dict(state[name])
         self.minutes, self.steps, self.norm = state["minutes"], state["steps"], state["norm"]
 
 
@@ -373,9 +391,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    geometry = Geometry(
-        np.stack([p.vertices for p in people if p.vertices is not None and p.source != "render"][:1500])
-    )
+    geometry = Geometry(some_meshes(people))
     geometry.bodies = bodies
     people, apart = set_apart(people)
     held = Held(apart, geometry)
@@ -437,6 +453,8 @@ def main() -> None:
         renders(paths["synth"]) if paths["synth"] else []
     )
     print({s: sum(p.source == s for p in people) for s in {p.source for p in people}}, flush=True)
+    if not people:
+        parser.error(f"{paths['data']} has no photographs, and --synth names no renders: nothing to train on")
     bodies = torch.from_numpy(np.load(paths["bodies"])) if paths["bodies"] else None
     train(Config(**a), people, paths["models"], paths["out"], paths["start"], bodies)
 

@@ -48,7 +48,8 @@ class Group:
     free (C,) bones; turning (S,) bones that may be turned while these are solved; rows (n,) vertices; above (S,) index
     into turning of the one above, -1 for the root; levels: indices into turning, by their depth from the root; share
     (C, n): how much of a vertex a bone moves; skin (S, n): how much each turning bone holds of it; first and second
-    (Q,): pairs of turning bones that share vertices, each once.
+    (Q,): pairs of turning bones that free ones carry and that share vertices, each once; pairs: of free bones, each
+    once, two arrays.
     """
 
     def __init__(self, body: Body, free: list[str], turning: list[str], side: str = "", shift: bool = True) -> None:
@@ -80,8 +81,12 @@ class Group:
         for s in range(1, len(every)):
             depth[s] = depth[above[s]] + 1
         self.levels = [np.flatnonzero(depth == d) for d in range(1, depth.max() + 1)]
-        held = (self.skin > 0).astype(int)
+        carried = np.isin(np.arange(len(every)), self.at)
+        for s in range(1, len(every)):
+            carried[s] |= carried[above[s]]
+        held = (self.skin * carried[:, None] > 0).astype(int)
         self.first, self.second = np.nonzero(np.triu(held @ held.T))
+        self.pairs = np.tril_indices(len(self.free))
 
     def offsets(self, rest: Array, heads: Array, align: Array, posed_heads: Array, body: Body) -> Array:
         """V of this module's head (S, 4, n) float32.
@@ -283,7 +288,8 @@ def _up_the_tree(group: Group, parts: Array) -> None:
 
 
 def _products(group: Group, place: Array, moments: list[tuple[Array, Array]], squares: Array) -> Array:
-    """Weighted sums over the vertices of the products of arms: (C, C, 4, 4, F), the fourth coordinate is their share.
+    """Weighted sums over the vertices of the products of arms, the fourth coordinate is their share: (Q, 4, 4, F) for
+    the group's pairs of free bones.
 
     squares (n, F) weights of the vertices.
     """
@@ -310,39 +316,40 @@ def _products(group: Group, place: Array, moments: list[tuple[Array, Array]], sq
     sums[group.second, group.first] = whole.swapaxes(1, 2)
     sums[group.first, group.second] = whole
     _up_the_tree(group, sums)
-    sums = sums[group.at].swapaxes(0, 1)
-    _up_the_tree(group, sums)
-    return sums[group.at].swapaxes(0, 1)
+    _up_the_tree(group, sums.swapaxes(0, 1))
+    one, other = group.pairs
+    return sums[group.at[one], group.at[other]]
 
 
 def _hessian(group: Group, place: Array, moments: list[tuple[Array, Array]], squares: Array) -> Array:
     """Gauss-Newton's hessian (F, P, P) of the vertices with weights squares (n, F)."""
     sums = _products(group, place, moments, squares)
     bones, frames = len(group.free), squares.shape[1]
+    one, other = group.pairs
     heads = place[group.at, 3]  # (C, 3, F)
-    arms = sums[:, :, :3] - heads[:, None, :, None] * sums[:, :, 3, None]
-    products = arms[:, :, :, :3] - arms[:, :, :, 3, None] * heads[None, :, None]
+    arms = sums[:, :3] - heads[one][:, :, None] * sums[:, 3, None]
+    products = arms[:, :, :3] - arms[:, :, 3, None] * heads[other][:, None]
     size = 3 * bones + 3 * group.shift
-    hessian = np.zeros((frames, size, size), np.float32)
-    at = [slice(k * bones, (k + 1) * bones) for k in range(3)]
+    hessian = np.zeros((size, size, frames), np.float32)
     d = (1.0, 1.0, DEPTH_WEIGHT**2)
     for k, i, j in CROSS:  # turn k moves coordinate j by arm i, and i by less arm j
-        both = d[j] * products[:, :, i, i] + d[i] * products[:, :, j, j]
-        hessian[:, at[k], at[k]] = both.transpose(2, 0, 1)
-        hessian[:, at[k], at[i]] = -d[j] * products[:, :, i, k].transpose(2, 0, 1)
-        hessian[:, at[k], at[j]] = -d[i] * products[:, :, j, k].transpose(2, 0, 1)
+        blocks = {
+            k: d[j] * products[:, i, i] + d[i] * products[:, j, j],
+            i: -d[j] * products[:, i, k],
+            j: -d[i] * products[:, j, k],
+        }
+        for turn, block in blocks.items():
+            hessian[k * bones + one, turn * bones + other] = block
+            hessian[turn * bones + other, k * bones + one] = block
     if group.shift:
-        single = arms[:, 0, :, 3].transpose(2, 1, 0)  # the root carries every vertex whole
-        cross = np.zeros((frames, 3, bones, 3), np.float32)
+        of_root = one[other == 0].argsort()
+        single = arms[other == 0][of_root, :, 3]  # (C, 3, F): the root carries every vertex whole
         for k, i, j in CROSS:
-            cross[:, k, :, j] = d[j] * single[:, i]
-            cross[:, k, :, i] = -d[i] * single[:, j]
-        cross = cross.reshape(frames, 3 * bones, 3)
-        hessian[:, : 3 * bones, 3 * bones :] = cross
-        hessian[:, 3 * bones :, : 3 * bones] = cross.swapaxes(1, 2)
-        index = 3 * bones + np.arange(3)
-        hessian[:, index, index] = sums[0, 0, 3, 3, :, None] * d
-    return hessian
+            for coordinate, block in ((j, d[j] * single[:, i]), (i, -d[i] * single[:, j])):
+                hessian[k * bones : (k + 1) * bones, 3 * bones + coordinate] = block
+                hessian[3 * bones + coordinate, k * bones : (k + 1) * bones] = block
+            hessian[3 * bones + k, 3 * bones + k] = d[k] * sums[0, 3, 3]
+    return np.ascontiguousarray(hessian.reshape(-1, frames).T).reshape(frames, size, size)
 
 
 def _onto(group: Group, place: Array, offsets: Array, squares: Array, change: Array) -> Array:
