@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good a motion is, against a true one: steadiness, feet, floor, distance. The table of docs/motion.md.
 
-    .venv/bin/python -m tools.motion_measures [--walk round|towards|standing] [--seconds 12] [--seeds 2] [--json FILE]
+    .venv/bin/python -m tools.motion_measures [--walk round|towards|across|diagonal|away|standing] [--seconds 12]
+        [--seeds 2] [--json FILE]
 
 makes walks (tools/walks.py), lets the network err as it does, fits the rig, and measures the fit as it is ("before":
 on a level floor under the lowest foot) and the finished motion ("after").
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from meshpose.body import Body, quaternion, rotation_matrix
 from meshpose.feet import Legs, Pose
 from meshpose.motion import Motion, MotionSettings, Track, World, solve
-from tools.walks import TOWARDS, Noise, Truth, make_walk
+from tools.walks import ACROSS, AWAY, DIAGONAL, TOWARDS, Noise, Truth, make_walk
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +34,9 @@ MIDDLE = ("root", "spine03", "neck01", "head")
 WALKS: dict[str, Callable[[float], Truth]] = {
     "round": make_walk,
     "towards": lambda seconds: make_walk(seconds, path=TOWARDS, speed=0.9),
+    "across": lambda seconds: make_walk(seconds, path=ACROSS),
+    "diagonal": lambda seconds: make_walk(seconds, path=DIAGONAL),
+    "away": lambda seconds: make_walk(seconds, path=AWAY),
     "standing": lambda seconds: make_walk(seconds, stand=True),
 }
 

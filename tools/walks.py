@@ -43,6 +43,12 @@ ROUND = Path((-1.0, 0.2), np.pi / 2, 1.6, 0.9, 50.0)
 """Across the picture, then round in a circle: to the camera, away from it, and across."""
 TOWARDS = Path((0.3, -2.2), -0.05, 20.0, 1.0, 0.0)
 """Straight to the camera, for five seconds at 0.9 m/s."""
+ACROSS = Path((-1.6, 0.3), np.pi / 2, 20.0, 1.0, 0.0)
+"""Across the picture, from edge to edge in three seconds."""
+DIAGONAL = Path((-1.3, -1.8), np.pi / 5, 20.0, 1.0, 0.0)
+"""From the back left to the front right, for three seconds and a half."""
+AWAY = Path((0.1, 1.0), np.pi, 20.0, 1.0, 0.0)
+"""Straight away from the camera, for four seconds."""
 UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """Axes of the walk (x right, y up, z to the camera) -> of the world (x right, y away from the camera, z up)."""
 
