@@ -24,6 +24,7 @@ import numpy as np
 from meshpose.body import Body, Shape, rotation_matrix
 from meshpose.camera import bone_lengths, in_picture, metres_per_pixel, place, smoothed
 from meshpose.convert import convert
+from meshpose.errors import MeshPoseError, TakeError
 from meshpose.rig import RigFit, fit_rig
 from meshpose.rig_prior import HINGES, LIMITS, prior_of
 from meshpose.rig_solve import rotation_vector
@@ -77,7 +78,7 @@ def finished(body: Body, take: Path) -> float:
     with Take.open(take) as opened:
         motion, world = opened.person(opened.people[0]).motion(), opened.world()
     if motion is None or world is None:
-        raise ValueError(f"{take} has no motion: convert {SAMPLES / 'turn.mp4'} to its end")
+        raise TakeError(f"{take} has no motion: convert {SAMPLES / 'turn.mp4'} to its end")
     posed = body.pose(body.shape(motion.phenotype), motion.rotations, np.zeros((len(motion.frames), 3)))
     camera = motion.scale * posed @ world.rotation[0]  # from the world's axes to the camera's
     with np.load(SAMPLES / "turn_truth.npz") as z:
@@ -206,8 +207,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--take", type=Path, help="the sample's Take; without it the clip is converted now")
     take = parser.parse_args().take
-    with tempfile.TemporaryDirectory() as folder:
-        report(take or convert(SAMPLES / "turn.mp4", folder, preview=False).path)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            report(take or convert(SAMPLES / "turn.mp4", folder, preview=False).path)
+    except MeshPoseError as error:
+        parser.error(str(error))
 
 
 def report(take: Path) -> None:

@@ -342,8 +342,7 @@ def _hessian(group: Group, place: Array, moments: list[tuple[Array, Array]], squ
             hessian[k * bones + one, turn * bones + other] = block
             hessian[turn * bones + other, k * bones + one] = block
     if group.shift:
-        of_root = one[other == 0].argsort()
-        single = arms[other == 0][of_root, :, 3]  # (C, 3, F): the root carries every vertex whole
+        single = arms[other == 0, :, 3]  # (C, 3, F): the root carries every vertex whole
         for k, i, j in CROSS:
             for coordinate, block in ((j, d[j] * single[:, i]), (i, -d[i] * single[:, j])):
                 hessian[k * bones : (k + 1) * bones, 3 * bones + coordinate] = block
