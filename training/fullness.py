@@ -168,7 +168,8 @@ def solve(
     groups: list[list[Silhouette]], body: Body, calm: np.ndarray, widths: dict[str, float]
 ) -> tuple[dict[str, float], float, float]:
     """The factors behind `calm` (V, V) of `regular.matrix`: those of the best mean IoU for the COVERING parts, groups
-    counting alike, and `widths` for the others; and that IoU with `widths` alone and in the end.
+    counting alike, and `widths` for the others; and that IoU with `widths` alone and in the end (`widths` and 0 where
+    nobody is in any group).
     """
     groups = [[Silhouette(calm @ s.vertices.astype(np.float32), s.mask) for s in group] for group in groups if group]
 
@@ -181,7 +182,7 @@ def solve(
                 found = drawn(full @ s.vertices.astype(np.float32), body.lowpoly_faces)
                 ious.append((found & s.mask).sum() / max((found | s.mask).sum(), 1))
             means.append(np.mean(ious))
-        return float(np.mean(means))
+        return float(np.mean(means)) if means else 0.0
 
     factors, before = widths, worth(widths)
     best, improved = before, True

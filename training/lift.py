@@ -162,6 +162,8 @@ def report(net: MeshPoseNet, s: Store) -> None:
     mesh = fused(positions, regressed, seen.sigmoid())
     exact = s.exact()[:, None]
     for name, mask in (("renders", exact), ("fits", ~exact & (s.has > 0))):
+        if not mask.any():
+            continue
         for kind, place in (("heatmaps", positions), ("regressed", regressed[..., :2]), ("equation 5", mesh[..., :2])):
             e = (place - s.vertices[..., :2]).norm(dim=-1)
             a, b = e[(s.visible > 0) & mask], e[(s.visible == 0) & mask & (s.heat_weight > 0)]
