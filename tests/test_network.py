@@ -116,6 +116,28 @@ def test_a_mirrored_picture_has_the_mirrored_answer(estimator: Estimator, estima
     assert 0 < np.median(np.linalg.norm(plain.vertices - found.vertices, axis=1)) < 0.05 * crop.side
 
 
+def test_what_is_agreed_on_is_seen_once_more(
+    estimator: Estimator, truth: dict, pictures: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four starts, three crops both ways, then the crop of what these ten say, both ways: it counts as others do."""
+    index, seen = FRAMES[0], []
+    points, answer = truth[index], estimator.on_crops
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    box = (*low, *(high - low))
+    ten = estimator.from_box(pictures[index], box, passes=2)
+
+    def on_crops(image: np.ndarray, crops: list[Crop], mirrored: bool = False) -> list[Estimate]:
+        seen.append((crops, mirrored))
+        return answer(image, crops, mirrored)
+
+    monkeypatch.setattr(estimator, "on_crops", on_crops)
+    twelve = estimator.from_box(pictures[index], box)
+    assert [len(crops) for crops, _ in seen] == [4, 3, 3, 1, 1]
+    assert seen[3:] == [([estimator.next_crop(ten)], mirrored) for mirrored in (False, True)]
+    away = np.median(np.linalg.norm(twelve.vertices - ten.vertices, axis=1))
+    assert 0 < away < 0.02 * ten.crop.side
+
+
 def test_what_most_say_counts() -> None:
     """Four of five answers agree but for one arm; the fifth, the most sure of all, is somebody else."""
     body, rng = Body.load(), np.random.default_rng(0)

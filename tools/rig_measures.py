@@ -3,10 +3,12 @@
 
     python -m tools.rig_measures                   # from the top of the checkout, some minutes
     python -m tools.rig_measures --take turn.take  # the bundled sample's Take, where it was converted before
+    python -m tools.rig_measures --set synth_test.json --images synth_test.zip    # single pictures alone
 
 Three subjects: the bundled sample as the network sees it, against its truth; a synthetic walk with the network's kind
 of error (tools/walks.py); random poses of random bodies with 5 mm of noise on each coordinate.  "Mesh" is what the fit
-is given, lifted to all vertices; "visible" are the vertices of the outer skin with a visibility over 0.5.
+is given, lifted to all vertices; "visible" are the vertices of the outer skin with a visibility over 0.5.  Single
+pictures are those of a set with true meshes (training/make_test_set.py writes one), every person a clip of one frame.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import dataclasses
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,17 @@ from typing import Any
 import numpy as np
 
 from meshpose.body import Body, Shape, rotation_matrix
-from meshpose.camera import bone_lengths, in_picture, metres_per_pixel, place, smoothed
+from meshpose.camera import Camera, bone_lengths, in_picture, metres_per_pixel, place, smoothed
+from meshpose.coco import Person, Pictures, load_set
 from meshpose.convert import convert
-from meshpose.errors import MeshPoseError, TakeError
+from meshpose.errors import InputError, MeshPoseError, TakeError
+from meshpose.estimate import Estimator
+from meshpose.network import Network
 from meshpose.rig import RigFit, fit_rig
 from meshpose.rig_prior import HINGES, LIMITS, prior_of
 from meshpose.rig_solve import rotation_vector
 from meshpose.take import Take
-from meshpose.upsample import Upsampler
+from meshpose.upsample import CLEAN, Upsampler
 from tools.walks import Noise, make_walk, observed
 from training.random_bodies import random_bodies
 
@@ -41,6 +47,8 @@ BONES = {
 }  # fmt: skip
 LONG = 300
 """Frames of the clip that the speed is measured on."""
+FOUND = 150.0
+"""Millimetres of MPJPE under which a person of a single picture counts as found."""
 CLOSE_UP_NOISE = 0.08
 """Metres, per part of a limb and frame: what a network makes up outside of the picture."""
 
@@ -121,13 +129,54 @@ def close_up(body: Body) -> Subject:
     return dataclasses.replace(whole, name="close-up", low=low, inside=inside, visibility=visibility)
 
 
+def single_pictures(body: Body, people: Sequence[Person], pictures: Pictures) -> dict[str, Array]:
+    """Millimetres by person (n,): the fit of one frame to the mesh that the network sees from the box alone.
+
+    Raises InputError where a person has no true mesh or no camera.
+    """
+    estimator, upsampler, lengths = Estimator(Network()), Upsampler.load(), bone_lengths(body)
+    rows = []
+    for person in people:
+        truth, image = pictures.vertices(person), pictures.image(person.image)
+        if truth is None or person.camera is None:
+            raise InputError(f"annotation {person.id} has no true vertices or no camera")
+        estimate = estimator.from_box(image, person.box)
+        camera = Camera(*person.camera, width=image.shape[1], height=image.shape[0])
+        pixels, seen = estimate.vertices[None].astype(np.float64), estimate.visibility[None].astype(np.float64)
+        low = place(pixels, metres_per_pixel(pixels, seen, camera, lengths, body)[0], camera)
+        fit = fit_rig(low, seen, np.arange(1), body, inside=in_picture(pixels, camera))
+        mesh, posed, true = upsampler.up(low.astype(np.float32)), fit.vertices(body), truth[None] / 1000
+        if true.shape[1] == len(body.lowpoly):
+            true = upsampler.up(true.astype(np.float32), CLEAN)
+        facing = visible(body, upsampler, seen)
+        away = np.linalg.norm(posed - mesh, axis=-1)[facing].mean() if facing.any() else np.nan
+        rows.append((away, mpjpe(body, mesh, true), mpjpe(body, posed, true)))
+    names = ("skinned body to mesh, visible", "MPJPE of the mesh", "MPJPE of the rig")
+    return dict(zip(names, 1000 * np.array(rows).T, strict=True))
+
+
+def report_pictures(found: dict[str, Array]) -> None:
+    """The table of `single_pictures`: all persons, and those whose mesh's joints are FOUND or better."""
+    kept = found["MPJPE of the mesh"] < FOUND
+    print(f"| mm, mean (median) | all {len(kept)} | the {kept.sum()} with joints under {FOUND} mm |\n|---|---|---|")
+    for name, values in found.items():
+        cells = [f"{np.nanmean(v):.1f} ({np.nanmedian(v):.1f})" if len(v) else "-" for v in (values, values[kept])]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def visible(body: Body, upsampler: Upsampler, visibility: Array) -> Array:
+    """(F, N) vertices of the outer skin that are seen; visibility (F, V)."""
+    lifted = upsampler.up(np.repeat(visibility[..., None].astype(np.float32), 3, -1))[..., 0]
+    seen: Array = (lifted > 0.5) & ~body.inner
+    return seen
+
+
 def figures(body: Body, subject: Subject) -> dict[str, float]:
     """Millimetres and degrees of one subject."""
     fit = fit_rig(subject.low, subject.visibility, np.arange(len(subject.low)), body, inside=subject.inside)
     upsampler = Upsampler.load()
     mesh, posed, truth = upsampler.up(subject.low.astype(np.float32)), fit.vertices(body), subject.truth(body)
-    lifted = upsampler.up(np.repeat(subject.visibility[..., None].astype(np.float32), 3, -1))[..., 0]
-    seen = (lifted > 0.5) & ~body.inner
+    seen = visible(body, upsampler, subject.visibility)
     aligned = lambda x: x - body.joints(x, "lsp14")[:, 2:4].mean(1, keepdims=True)  # noqa: E731
     away = lambda x: np.linalg.norm(aligned(x) - aligned(truth), axis=-1)[:, ~body.inner].mean()  # noqa: E731
     found = {
@@ -206,10 +255,18 @@ def main() -> None:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--take", type=Path, help="the sample's Take; without it the clip is converted now")
-    take = parser.parse_args().take
+    parser.add_argument("--set", type=Path, help="a COCO-format set with true meshes: its single pictures instead")
+    parser.add_argument("--images", type=Path, nargs="+", default=[], help="the set's pictures: zips or folders")
+    parser.add_argument("--limit", type=int, help="only so many of the set's persons")
+    args = parser.parse_args()
     try:
+        if args.set is not None:
+            people, pictures = load_set(args.set)[: args.limit], Pictures(args.images)
+            pictures.check(people)
+            report_pictures(single_pictures(Body.load(), people, pictures))
+            return
         with tempfile.TemporaryDirectory() as folder:
-            report(take or convert(SAMPLES / "turn.mp4", folder, preview=False).path)
+            report(args.take or convert(SAMPLES / "turn.mp4", folder, preview=False).path)
     except MeshPoseError as error:
         parser.error(str(error))
 

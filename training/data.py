@@ -292,6 +292,15 @@ def stretched(person: Person, image: np.ndarray, rng: np.random.Generator) -> tu
     return replace(person, box=box, joints=joints, vertices=vertices), cv2.resize(image, (width, image.shape[0]))
 
 
+def silhouette(points: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What the triangles of points (V, 2) px and faces (F, 3) cover: (height, width) bool."""
+    out = np.zeros(size, np.uint8)
+    fixed = np.clip(np.round((points - 0.5) * 16), -20000, 20000).astype(np.int32)
+    for triangle in fixed[faces]:
+        cv2.fillConvexPoly(out, triangle, 1, lineType=cv2.LINE_8, shift=4)
+    return out > 0
+
+
 class Crops(Dataset):
     """Fresh crops of people; index -> dict of tensors (crop pixels)."""
 
@@ -388,12 +397,9 @@ class Crops(Dataset):
 
     def _mask(self, s: dict[str, np.ndarray]) -> np.ndarray:
         """(64, 64) silhouette of the low-poly, uint8; nothing of it is known where there are no vertices (has = 0)."""
-        out = np.zeros((64, 64), np.uint8)
-        if s["has"][0]:
-            points = np.round((s["vertices"][:, :2] / 4 - 0.5) * 16).astype(np.int32)
-            for triangle in points[self.faces]:
-                cv2.fillConvexPoly(out, triangle, 1, lineType=cv2.LINE_8, shift=4)
-        return out
+        if not s["has"][0]:
+            return np.zeros((64, 64), np.uint8)
+        return silhouette(s["vertices"][:, :2] / 4, self.faces, (64, 64)).astype(np.uint8)
 
 
 class Draws(torch.utils.data.Sampler):

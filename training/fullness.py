@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from meshpose.body import Body
@@ -24,6 +23,7 @@ from meshpose.crop import CROP, Crop
 from meshpose.estimate import Estimator
 
 from .boxed import NEAR, Boxed, TorchNetwork, well_found
+from .data import silhouette
 
 PARTS = {
     "arm": ("upperarm", "lowerarm"),
@@ -109,11 +109,7 @@ class Silhouette:
 
 def drawn(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Silhouette (GRID, GRID) bool of a low-poly (V, 2), crop px."""
-    out = np.zeros((GRID, GRID), np.uint8)
-    points = np.clip(np.round((vertices * (GRID / CROP) - 0.5) * 16), -20000, 20000).astype(np.int32)
-    for triangle in points[faces]:
-        cv2.fillConvexPoly(out, triangle, 1, lineType=cv2.LINE_8, shift=4)
-    return out > 0
+    return silhouette(vertices * (GRID / CROP), faces, (GRID, GRID))
 
 
 def bare(seen: Iterable[Boxed], body: Body) -> list[Silhouette]:
