@@ -33,7 +33,7 @@ BPY_PYTHONS = ((3, 11), (3, 13))
 BPY_MACHINES = (("linux", "x86_64"), ("darwin", "arm64"), ("darwin", "x86_64"), ("win32", "AMD64"))
 
 #: Options of `run` that stand alone; every other `--option` takes the next argument as its value.
-RUN_FLAGS = {"--restart", "--no-preview", "--no-lock-feet", "--no-level", "-h", "--help"}
+RUN_FLAGS = {"--restart", "--no-preview", "--no-second-look", "--no-lock-feet", "--no-level", "-h", "--help"}
 #: Options of an export (meshpose_blender/exporting.py), with a value and without; the scene's command gets them.
 EXPORT_OPTIONS, EXPORT_FLAGS = {"--export", "--preset", "--rig", "--smplx-model"}, {"--one-file"}
 

@@ -39,7 +39,7 @@ TERMINATE_AFTER, KILL_AFTER = 0.5, 0.6
 STDERR_LINES = 50
 BROKEN = re.compile(r"^(ModuleNotFoundError|ImportError)\b:? *(.*)")
 """How Python says that a package is not there or does not work."""
-USUALLY_ON = ("preview", "lock_feet", "level")
+USUALLY_ON = ("preview", "second_look", "lock_feet", "level")
 """Settings that are on unless `--no-NAME` is given."""
 
 

@@ -190,6 +190,7 @@ class MESHPOSE_PT_clip(_Sub, bpy.types.Panel):
         draw_lens(layout, settings)
         if model_is_a_choice():
             layout.prop(settings, "model")
+        layout.prop(settings, "second_look")
         layout.prop(settings, "folder")
         layout.prop(settings, "preview")
 

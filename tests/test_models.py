@@ -215,6 +215,33 @@ def test_a_finished_take_keeps_its_network(two_sizes: Path, fake: Any, clip: Pat
         assert take.settings["model"] == "accurate" and "fast.onnx" not in take.settings["network"]
 
 
+def forget_looks(path: Path) -> None:
+    """The Take as a version wrote it that knew of no second look."""
+    with Take.resume(path) as take:
+        take.set_settings({name: value for name, value in take.settings.items() if name != "second_look"})
+
+
+def test_a_take_of_an_earlier_version_was_seen_once(two_sizes: Path, fake: Any, clip: Path, tmp_path: Path) -> None:
+    """Finished it stays as it is, also through a re-fit; one that was stopped does not go on with two looks."""
+    done, stopped = tmp_path / "done", tmp_path / "stopped"
+    convert(clip, out=done, preview=False).close()
+    forget_looks(done / "clip.take")
+    fake.looked.clear()
+    with convert(clip, out=done, preview=False) as take:
+        assert fake.looked == [] and take.settings["second_look"] is False
+    forget_looks(done / "clip.take")
+    list(refit(done / "clip.take", smooth=0.8))
+    with Take.open(done / "clip.take") as take:
+        assert (take.settings["second_look"], take.settings["smooth"]) == (False, 0.8)
+    begin(clip, stopped)
+    fake.looked.clear()
+    forget_looks(stopped / "clip.take")
+    with pytest.raises(TakeError, match=r"other settings \(second_look False -> True\); --restart makes it anew"):
+        convert(clip, out=stopped, preview=False)
+    with convert(clip, out=stopped, preview=False, second_look=False) as take:
+        assert fake.looked[0] > 0 and take.settings["second_look"] is False
+
+
 def test_a_refit_needs_no_network(two_sizes: Path, fake: Any, clip: Path, tmp_path: Path) -> None:
     """A Take by `fast` is re-fitted where there is no `fast`, and stays one by `fast`."""
     convert(clip, out=tmp_path, model="fast", preview=False).close()

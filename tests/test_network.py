@@ -14,7 +14,7 @@ from meshpose import weights
 from meshpose.body import Body
 from meshpose.crop import CROP, Crop
 from meshpose.errors import WeightsError
-from meshpose.estimate import Estimate, Estimator, agreed, crop_from_coco
+from meshpose.estimate import Estimate, Estimator, TwiceEstimator, agreed, crop_from_coco
 from meshpose.network import Network
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
@@ -114,6 +114,22 @@ def test_a_mirrored_picture_has_the_mirrored_answer(estimator: Estimator, estima
     assert np.median(np.linalg.norm(back - found.vertices, axis=1)) < 0.01 * crop.side
     plain = estimator.on_crops(picture, [crop])[0]
     assert 0 < np.median(np.linalg.norm(plain.vertices - found.vertices, axis=1)) < 0.05 * crop.side
+
+
+def test_two_looks_are_the_mean_of_both(estimator: Estimator, estimates: dict, pictures: dict) -> None:
+    """Where plain and mirrored answer agree, the second look lies between them, whichever comes first."""
+    index = FRAMES[1]
+    picture, crop = pictures[index], estimates[index].crop
+    plain, turned = (estimator.on_crops(picture, [crop], way)[0].vertices for way in (False, True))
+    twice = TwiceEstimator(estimator.network)
+    found, other = (twice.on_crops(picture, [crop], way)[0].vertices for way in (False, True))
+    away = lambda a, b: np.linalg.norm((a - b)[:, :2], axis=1)  # noqa: E731
+    near = away(plain, turned) < 0.02 * crop.side
+    assert near.mean() > 0.7
+    between = away(found, plain) + away(found, turned)
+    assert np.all(between[near] < away(plain, turned)[near] + 0.01) and away(found, other).max() < 0.01
+    assert away(found, plain)[near].max() < 0.015 * crop.side and away(found, plain).max() > 0
+    assert twice.on_crops(picture, []) == []
 
 
 def test_what_is_agreed_on_is_seen_once_more(

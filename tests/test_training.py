@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -372,3 +373,51 @@ def test_muon_moves_matrices_in_place() -> None:
     assert torch.allclose(step.square().mean().sqrt(), torch.tensor(0.1 * 0.2), rtol=0.3)
     sizes, asked = torch.linalg.svdvals(step), torch.linalg.svdvals(weights[0].grad.flatten(1))
     assert sizes[0] < 2.5 * sizes[-1] and asked[0] > 5 * asked[-1]
+
+
+def test_fits_that_another_estimator_contradicts_are_left_out(tmp_path: Path) -> None:
+    """Head and shoulders of the machine's joints decide; what it does not know of stays."""
+    pytest.importorskip("torch")
+    from training.data import SECOND_OPINION, not_contradicted
+
+    rng = np.random.default_rng(0)
+    keypoints = rng.uniform(0, 200, (4, 48, 3)).astype(np.float32)
+    fits: Any = SimpleNamespace(in_picture=lambda rows: (None, keypoints[rows]))
+    machine = {}
+    for annotation, row, off in ((7, 0, 10.0), (8, 1, 40.0), (9, 2, 40.0)):
+        joints = np.zeros((17, 3), np.float32)
+        for a, b in SECOND_OPINION:
+            joints[a] = (*(keypoints[row, b, :2] + (off, 0)), 1)
+        if annotation == 9:
+            joints[:, 2] = 0  # all dropped: nothing contradicts
+        machine[str(annotation)] = joints.flatten().tolist()
+    file = tmp_path / "machine_pose.json"
+    file.write_text(json.dumps({"by_annotation_id": machine}))
+    boxes = [{"id": i, "bbox": [0, 0, 100, 200]} for i in (7, 8, 9, 10)]
+    kept = not_contradicted({7: 0, 8: 1, 9: 2, 10: 3}, fits, file, boxes)
+    assert kept == {7: 0, 9: 2, 10: 3}
+
+
+def test_pseudo_ground_truth_is_judged(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accepted fits lie on labels and masks; turned upside down they do not; a folder without data is one line."""
+    pytest.importorskip("torch")
+    from training import judge_fits
+
+    data = shared / "data"
+    judged = judge_fits.Judged(data, "ccp train", data / "fits_v0.npz")
+    judged.accepted[60:] = False
+    share, error, *_, iou = judged.figures()
+    assert share == 60 / len(judged.people) and np.isnan(error) and 0.7 < iou < 0.9
+    judged.vertices = judged.vertices.mean(1, keepdims=True) * 2 - judged.vertices
+    assert judged.figures()[-1] < iou - 0.05
+    assert judged.sheet().shape == (1200, 1600, 3)
+    labelled = judge_fits.Judged(data, "lspet more", data / "fits_more.npz")
+    errors = labelled.joint_errors()
+    assert np.nanmean(errors[labelled.accepted] < 0.2) > 0.97 > np.nanmean(errors[~labelled.accepted] < 0.2)
+    monkeypatch.setattr("sys.argv", ["judge_fits", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        judge_fits.main()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and lines[-1].startswith("judge_fits: error: ") and "is missing" in lines[-1]

@@ -27,9 +27,11 @@ from .data import SETS, silhouette
 from .fits import LSP, MID_HIPS, Fits
 
 LIMB_JOINTS, NECK = 12, 12
+RIGHT = (0, 1, 2, 6, 7, 8)
 MASK = 64  # cells of a side of the teacher's mask
 SHEET = (6, 8)  # rows, columns
 TILE = 200
+TINT = (120, 255, 120)
 
 
 class Judged:
@@ -104,17 +106,16 @@ class Judged:
         return np.vstack([np.hstack(tiles[r * SHEET[1] : (r + 1) * SHEET[1]]) for r in range(SHEET[0])])
 
     def tile(self, i: int) -> np.ndarray:
-        """(TILE, TILE, 3) the person with the faces' edges, right limbs warm, left ones cold."""
+        """(TILE, TILE, 3) the person under the tinted fit, right joints warm, left ones cold."""
         person = self.people[i]
-        crop = Crop.from_box(person.box, scale=1.3)
-        scale = TILE / CROP
+        crop, scale = Crop.from_box(person.box, scale=1.3), TILE / CROP
         seen = np.ascontiguousarray(cv2.resize(crop.warp(self.pictures.image(person.image)), (TILE, TILE)))
-        points = np.round(crop.to_crop(self.vertices[i, :, :2]) * scale * 16).astype(np.int32)
-        cv2.polylines(seen, list(points[self.faces]), True, (180, 255, 120), 1, cv2.LINE_AA, 4)
+        own = silhouette(crop.to_crop(self.vertices[i, :, :2]) * scale, self.faces, (TILE, TILE))
+        seen[own] = (0.6 * seen[own] + 0.4 * np.array(TINT)).astype(np.uint8)
         joints = np.round(crop.to_crop(self.keypoints[i, LSP, :2]) * scale).astype(int)
         for j, (x, y) in enumerate(joints.tolist()):
-            right = j in (0, 1, 2, 6, 7, 8)
-            cv2.circle(seen, (x, y), 3, (60, 60, 255) if right else (255, 90, 60), -1, cv2.LINE_AA)
+            colour = (60, 60, 255) if j in RIGHT else (255, 90, 60)
+            cv2.circle(seen, (x, y), 2, colour, -1, cv2.LINE_AA)
         return seen
 
 
@@ -142,7 +143,7 @@ def main() -> None:
             judged = Judged(args.data, name, newer if newer.exists() else args.data / file)
             share, error, *others = judged.figures()
             cells = [name, str(len(judged.people)), f"{share:.1%}", f"{100 * error:.1f}", *(f"{x:.3f}" for x in others)]
-            print("| " + " | ".join(cells) + " |", flush=True)
+            print("| " + " | ".join(cells).replace("nan", "-") + " |", flush=True)
             if args.sheets:
                 args.sheets.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(args.sheets / f"{name.replace(' ', '_')}.jpg"), judged.sheet())

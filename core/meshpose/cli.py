@@ -123,6 +123,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     before = len(parser._actions)
     size = f"the network ({weights.DEFAULT}): fast needs less time for each person and places limbs less exactly"
     parser.add_argument("--model", default=weights.DEFAULT, metavar="fast|accurate", help=size)
+    once = "see each person once a frame: half the network's time, the mesh trembles more"
+    parser.add_argument("--no-second-look", dest="second_look", action="store_false", help=once)
     parser.add_argument("--person", type=int, metavar="N", help="keep only this person")
     parser.add_argument("--max-people", type=int, metavar="N", help="follow at most so many at a time")
     parser.add_argument("--min-size", type=float, default=32.0, metavar="PX", help="smallest person looked for (32)")

@@ -49,24 +49,28 @@ WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
 """Weight files that every conversion needs, beside the network's."""
 LEAST_OVERLAP, BOX_FRAMES = 0.2, 15
 """Who stands in a chosen box: intersection over union at least, frames between the box and the person at most."""
-RAW_SETTINGS = ("model", "max_people", "min_size", "detect_every", "start", "end")
+RAW_SETTINGS = ("model", "second_look", "max_people", "min_size", "detect_every", "start", "end")
 """Settings that decide what the network says; all others are for what is made from it."""
+EARLIER_SETTINGS = {"second_look": False}
+"""What Takes were made with that do not say it: those of earlier versions."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to convert.
 
-    model: the network, one of `weights.models()`.  person: keep this person only (id).  max_people: follow at most so
-    many at a time.  min_size: pixels of a person's longer side below which nobody is looked for.  detect_every: frames
-    between looks for new people.  focal_mm (full-frame equivalent) or fov (degrees of the longer side): the lens;
-    neither: EXIF, or a guess.  height: the people's height in metres, for their size and distance.  start, end: first
-    frame, and the one to stop before (0 is the clip's first).  preview: write the preview, too.  heights: metres of
-    single people by id, over `height`.  only: keep only the people who stand in these boxes, each (frame, x, y, w, h)
-    in pixels, as `look` finds them.  smooth, lock_feet, level, camera, fill_gaps: see `MotionSettings`.
+    model: the network, one of `weights.models()`.  second_look: on every frame it sees each person in a mirror, too;
+    the mesh is calmer, the network's time twice as long.  person: keep this person only (id).  max_people: follow at
+    most so many at a time.  min_size: pixels of a person's longer side below which nobody is looked for.  detect_every:
+    frames between looks for new people.  focal_mm (full-frame equivalent) or fov (degrees of the longer side): the
+    lens; neither: EXIF, or a guess.  height: the people's height in metres, for their size and distance.  start, end:
+    first frame, and the one to stop before (0 is the clip's first).  preview: write the preview, too.  heights: metres
+    of single people by id, over `height`.  only: keep only the people who stand in these boxes, each (frame, x, y, w,
+    h) in pixels, as `look` finds them.  smooth, lock_feet, level, camera, fill_gaps: see `MotionSettings`.
     """
 
     model: str = weights.DEFAULT
+    second_look: bool = True
     person: int | None = None
     max_people: int | None = None
     min_size: float = 32.0
@@ -186,7 +190,7 @@ def refit(path: str | os.PathLike[str], preview: bool = False, **changes: Any) -
     with Take.open(path) as reader:
         if not reader.finished:
             raise TakeError(f"{path}: this Take is not finished; convert its clip again, and it goes on")
-        stored, footage = reader.settings, reader.clip.path
+        stored, footage = EARLIER_SETTINGS | reader.settings, reader.clip.path
     names = {field.name for field in dataclasses.fields(Settings)}
     lens = {"focal_mm", "fov"}
     if lens & changes.keys():  # one of them says the other
@@ -254,8 +258,9 @@ def _take_to_continue(path: Path, info: ClipInfo, settings: Settings, same: bool
     with Take.open(path) as reader:
         old, finished = reader.settings, reader.finished
     wanted = _settings_to_keep(settings)
-    if finished:
-        wanted["network"] = old.get("network")  # a newer network does not make a finished Take wrong
+    if finished:  # a newer version does not make a finished Take wrong
+        wanted |= {"network": old.get("network")} | {k: v for k, v in EARLIER_SETTINGS.items() if k not in old}
+    old = EARLIER_SETTINGS | old
     differ = [name for name in (*RAW_SETTINGS, "network") if old.get(name) != wanted[name]]
     if "model" in differ and "network" in differ:
         differ.remove("network")  # its files' hashes say the same once more
@@ -387,7 +392,7 @@ class _Job:
 
     def _tracker(self, state: bytes | None) -> Tracker:
         from .detect import PeopleDetector
-        from .estimate import Estimator
+        from .estimate import Estimator, TwiceEstimator
         from .network import Network
         from .track import Tracker, TrackSettings
 
@@ -396,7 +401,8 @@ class _Job:
             min_size=self.settings.min_size,
             detect_every=self.settings.detect_every,
         )
-        detector, estimator = PeopleDetector(), Estimator(Network(self.settings.model))
+        looks = TwiceEstimator if self.settings.second_look else Estimator
+        detector, estimator = PeopleDetector(), looks(Network(self.settings.model))
         if state is None:
             return Tracker(track, detector, estimator)
         return Tracker.restore(state, track, detector, estimator)
