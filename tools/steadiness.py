@@ -5,8 +5,9 @@
 
 Two rows of figures. `still`: the clip's first frame again and again under fresh sensor noise, written as a video and
 read back, as a camera on a tripod gives somebody who stands still; every movement is jitter. `clip`: the clip itself,
-where the second difference of a joint holds the person's own acceleration too, the same for both estimators. Each
-follows the person by its own crops, as in tracking. Pixels of the picture; the twelve limb joints.
+where the second difference of a joint holds the person's own acceleration too, the same for all estimators. Each
+follows the person by its own crops, as in tracking; `one look` is a job with --no-second-look. Pixels of the picture;
+the twelve limb joints.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from meshpose.detect import PeopleDetector
-from meshpose.estimate import Estimator
+from meshpose.estimate import Estimator, TwiceEstimator
 from meshpose.landmarks import LandmarkEstimator, fetch
 from meshpose.metrics import LIMBS
 from meshpose.network import Network
@@ -42,9 +43,8 @@ def still(frame: np.ndarray, count: int, file: Path) -> Iterator[np.ndarray]:
     return (f.image for f in Clip(file))
 
 
-def mesh_joints(model: str, box: Box) -> Joints:
+def mesh_joints(estimator: Estimator, box: Box) -> Joints:
     """A follower: frame (H, W, 3) -> joints (12, 2) of MeshPose; each crop comes from the frame before."""
-    estimator = Estimator(Network(model))
     last: list = []
 
     def follow(image: np.ndarray) -> np.ndarray:
@@ -91,9 +91,14 @@ def first_box(image: np.ndarray) -> Box:
 
 
 def measure(frames: Callable[[], Iterable[np.ndarray]], box: Box, model: str, count: int) -> dict[str, dict]:
-    """Both estimators over the same frames."""
-    out = {}
-    for name, joints in (("meshpose", mesh_joints(model, box)), ("landmarks", landmark_joints(box))):
+    """All estimators over the same frames."""
+    out, network = {}, Network(model)
+    followers = {
+        "meshpose": mesh_joints(TwiceEstimator(network), box),
+        "one look": mesh_joints(Estimator(network), box),
+        "landmarks": landmark_joints(box),
+    }
+    for name, joints in followers.items():
         track = [joints(image) for image, _ in zip(frames(), range(count))]
         out[name] = figures(np.array(track))
     return out
