@@ -158,7 +158,7 @@ def single_pictures(body: Body, people: Sequence[Person], pictures: Pictures) ->
 def report_pictures(found: dict[str, Array]) -> None:
     """The table of `single_pictures`: all persons, and those whose mesh's joints are FOUND or better."""
     kept = found["MPJPE of the mesh"] < FOUND
-    print(f"| mm, mean (median) | all {len(kept)} | the {kept.sum()} with joints under {FOUND} mm |\n|---|---|---|")
+    print(f"| mm, mean (median) | all {len(kept)} | the {kept.sum()} with joints under {FOUND:.0f} mm |\n|---|---|---|")
     for name, values in found.items():
         cells = [f"{np.nanmean(v):.1f} ({np.nanmedian(v):.1f})" if len(v) else "-" for v in (values, values[kept])]
         print(f"| {name} | " + " | ".join(cells) + " |")
@@ -263,6 +263,8 @@ def main() -> None:
         if args.set is not None:
             people, pictures = load_set(args.set)[: args.limit], Pictures(args.images)
             pictures.check(people)
+            if not people:
+                parser.error(f"--limit {args.limit}: no persons are left")
             report_pictures(single_pictures(Body.load(), people, pictures))
             return
         with tempfile.TemporaryDirectory() as folder:

@@ -82,6 +82,7 @@ class Estimator:
         (`agreed`): on 251 photographs of athletes that no training saw, 83.2 % of the limb joints are right, against
         81.3 for the answer of the best score.  What they agree on is seen once more through its own crop, both ways,
         and speaks with them (83.1 to 83.5 % of `fast`, 87.9 to 88.4 of `accurate` on 130 of them).
+        passes: 3 are all of this, 2 the ten answers, 1 the best start.
         """
         answers = self.on_crops(image, [Crop.from_box(box, angle=a) for a in START_ANGLES])
         answers.sort(key=lambda e: -e.score)
