@@ -117,17 +117,17 @@ def test_a_mirrored_picture_has_the_mirrored_answer(estimator: Estimator, estima
 
 
 def test_two_looks_are_the_mean_of_both(estimator: Estimator, estimates: dict, pictures: dict) -> None:
-    """Where plain and mirrored answer agree, the second look lies between them, whichever comes first."""
+    """Where plain and mirrored answer agree, what two looks say lies between them; a mirrored look is one."""
     index = FRAMES[1]
     picture, crop = pictures[index], estimates[index].crop
     plain, turned = (estimator.on_crops(picture, [crop], way)[0].vertices for way in (False, True))
     twice = TwiceEstimator(estimator.network)
-    found, other = (twice.on_crops(picture, [crop], way)[0].vertices for way in (False, True))
+    found, alone = (twice.on_crops(picture, [crop], way)[0].vertices for way in (False, True))
     away = lambda a, b: np.linalg.norm((a - b)[:, :2], axis=1)  # noqa: E731
     near = away(plain, turned) < 0.02 * crop.side
     assert near.mean() > 0.7
     between = away(found, plain) + away(found, turned)
-    assert np.all(between[near] < away(plain, turned)[near] + 0.01) and away(found, other).max() < 0.01
+    assert np.all(between[near] < away(plain, turned)[near] + 0.01) and away(alone, turned).max() < 0.01
     assert away(found, plain)[near].max() < 0.015 * crop.side and away(found, plain).max() > 0
     assert twice.on_crops(picture, []) == []
 

@@ -142,8 +142,9 @@ def main() -> None:
         try:
             judged = Judged(args.data, name, newer if newer.exists() else args.data / file)
             share, error, *others = judged.figures()
-            cells = [name, str(len(judged.people)), f"{share:.1%}", f"{100 * error:.1f}", *(f"{x:.3f}" for x in others)]
-            print("| " + " | ".join(cells).replace("nan", "-") + " |", flush=True)
+            figures = [(100 * error, ".1f"), *((x, ".3f") for x in others)]
+            cells = ["-" if np.isnan(x) else format(x, form) for x, form in figures]
+            print("| " + " | ".join([name, str(len(judged.people)), f"{share:.1%}", *cells]) + " |", flush=True)
             if args.sheets:
                 args.sheets.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(args.sheets / f"{name.replace(' ', '_')}.jpg"), judged.sheet())

@@ -136,8 +136,11 @@ class TwiceEstimator(Estimator):
     """
 
     def on_crops(self, image: np.ndarray, crops: Sequence[Crop], mirrored: bool = False) -> list[Estimate]:
-        """As Estimator's; `mirrored` says which of both comes first."""
-        first, second = super().on_crops(image, crops, mirrored), super().on_crops(image, crops, not mirrored)
+        """As Estimator's; mirrored: that look alone."""
+        second = super().on_crops(image, crops, mirrored=True)
+        if mirrored:
+            return second
+        first = super().on_crops(image, crops)
         return [agreed(pair, np.ones(2), self.body, TWICE_SURER) for pair in zip(first, second, strict=True)]
 
 
