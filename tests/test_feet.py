@@ -187,6 +187,41 @@ def test_knees_keep_their_bend(walk: Truth, monkeypatch: pytest.MonkeyPatch) -> 
     assert noise[0] < 0.5 * noise[1]
 
 
+def seen_from_ahead(legs: Legs, rotations: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """The same steps with 0.45 of their depth, in which feet leave the floor, and their heels rise, by a fifth."""
+    pose, out = legs.pose(rotations, root), rotations.copy()
+    ankles, soles = pose.ankles.copy(), pose.soles[:, 1::2] - pose.soles[:, ::2]
+    ankles[..., 1] = pose.hips[..., 1] + 0.45 * (ankles[..., 1] - pose.hips[..., 1])
+    ankles[..., 2] = ankles[..., 2].min() + 0.2 * (ankles[..., 2] - ankles[..., 2].min())
+    far = np.linalg.norm(ankles - pose.hips, axis=-1)
+    for s in range(2):
+        level = feet._exponential(feet._smallest_vector(soles[:, s], soles[:, s] * [1, 1, 0.2]))
+        feet._bend(legs, pose, s, np.zeros_like(root), ankles[:, s], far[:, s], level, out)
+    return out
+
+
+def test_heels_rise_where_steps_were_seen_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A foot that stays behind lifts its heel instead of drawing the knee straight; its toes stay flat."""
+    walk, body, noise, feet_and_toes = make_walk(3.0, path=TOWARDS, speed=0.9), Body.load(), [], []
+    legs, rotations, root = in_world(walk)
+    toe = body.bone_names.index("toe2-1.L")
+    true, short = knees(legs.pose(rotations, root)), seen_from_ahead(legs, rotations, root)
+    for roll in (feet._roll, lambda pose, turns, *rest: np.broadcast_to(np.eye(3), turns.shape)):
+        monkeypatch.setattr(feet, "_roll", roll)
+        held = lock(legs, short, root, walk.contact, walk.times, EYE)
+        pose = legs.pose(held.rotations, held.translation)
+        noise.append(float(np.degrees(np.sqrt(((knees(pose) - true) ** 2).mean()))))
+        deepest = 1000 * float(body.pose(legs.shape, held.rotations, held.translation)[..., 2].min())
+        print(f"knees {noise[-1]:.1f} degrees off, deepest {deepest:.1f} mm, slide {slide(pose, walk.contact):.2f} mm")
+        assert deepest > -2 and slide(pose, walk.contact) < 0.1
+        foot = pose.turned[legs.chains[0][-1]]
+        feet_and_toes.append((foot, foot @ rotation_matrix(held.rotations[:, toe])))
+    assert noise[0] < 0.8 * noise[1]
+    (foot, toes), (foot_without, toes_without) = feet_and_toes
+    assert np.abs(foot - foot_without).max() > 0.2
+    np.testing.assert_allclose(toes, toes_without, atol=1e-6)
+
+
 def test_a_free_leg_goes_with_the_hips(walk: Truth) -> None:
     """One foot stands 8 cm off from where it was seen, the hips give way to it: the other leg, in the air, keeps its
     knee.

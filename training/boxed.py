@@ -21,6 +21,7 @@ from meshpose.network import Network, Prediction
 
 from .data import OUTSIDE, SEEN, Person, own_crop
 from .model import MeshPoseNet
+from .precision import mixed_precision
 
 NEAR = 0.06  # a vertex is right within this part of the side of the person's own crop
 BESIDE = 0.3  # what a hidden vertex counts
@@ -38,7 +39,7 @@ class TorchNetwork(Network):
     def __call__(self, crops: np.ndarray) -> Prediction:
         """As `meshpose.network.Network`; `score_inputs` (n, inputs) are those of these crops."""
         rgb = torch.from_numpy(np.ascontiguousarray(crops[..., ::-1])).permute(0, 3, 1, 2).float() / 255
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed_precision():
             features = self.net.features(rgb.contiguous(memory_format=torch.channels_last))
             heat = self.net.heat(features.dense)
         found = self.net.answer(features.summary.float(), heat.float())

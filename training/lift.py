@@ -26,6 +26,7 @@ from .branch import Store, Views, branch_loss, edges_of, load_bodies
 from .checkpoint import load_net
 from .data import Crops, Person, photographs, renders, set_apart, some_meshes
 from .model import CROP, MeshPoseNet, fused
+from .precision import mixed_precision
 from .spatial import peaks_of
 from .train import Geometry
 
@@ -42,7 +43,7 @@ def collect(net: MeshPoseNet, data: Crops, keys: list[tuple[int, int]], batch: i
     parts = []
     for start in range(0, len(keys), batch):
         sample = torch.utils.data.default_collate([data[k] for k in keys[start : start + batch]])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed_precision():
             features = net.features(sample["crop"].contiguous(memory_format=torch.channels_last))
             positions, peaks = peaks_of(net.heatmaps(features.dense, torch.arange(sample["vertices"].shape[1])))
         parts.append(Store.of(net.lifting_inputs(features.summary.float(), positions, peaks), sample))

@@ -189,9 +189,8 @@ class Encoder(nn.Module):
         self.frozen_ops = 1 + [op["output"] for op in self.spec["ops"]].index(STRIDE8[self.kind])
 
     def trainable(self) -> list[str]:
-        """Names of the weights and biases that training may move: all but depthwise ones and the frozen stages."""
-        ops = [op for op in self.spec["ops"][self.frozen_ops :] if op["kind"] == "CONV_2D"]
-        return [op[k] for op in ops for k in ("weight", "bias")]
+        """Names of the weights and biases that training may move: all behind the frozen stages."""
+        return [op[k] for op in self.spec["ops"][self.frozen_ops :] if "weight" in op for k in ("weight", "bias")]
 
     @staticmethod
     def from_spec(spec: dict[str, Any], weights: dict[str, np.ndarray]) -> Encoder:
@@ -238,10 +237,11 @@ class Encoder(nn.Module):
     def _convolve(
         self, x: Tensor, weight: Tensor, bias: Tensor, op: dict[str, Any], padding: tuple[int, int]
     ) -> Tensor:
-        """The convolution; in training a depthwise one of stride 2 is done at stride 1 and thinned out, because its
-        backward pass in bfloat16 on a CPU is many times slower than that of stride 1."""
+        """The convolution; in training by bfloat16 a depthwise one of stride 2 is done at stride 1 and thinned out,
+        because its backward pass is many times slower on a CPU than that of stride 1."""
         stride = tuple(op["stride"])
-        if self.training and torch.is_grad_enabled() and op["groups"] > 1 and stride == (2, 2):
+        slow = op["groups"] > 1 and stride == (2, 2) and torch.is_autocast_enabled("cpu")
+        if slow and self.training and torch.is_grad_enabled():
             return functional.conv2d(x, weight, bias, 1, padding, 1, op["groups"])[:, :, ::2, ::2]
         return functional.conv2d(x, weight, bias, stride, padding, 1, op["groups"])
 

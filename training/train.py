@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from .checkpoint import build, load_fitting, read_back
 from .data import LSP_MIRROR, Crops, Draws, photographs, renders, set_apart, some_meshes
 from .model import CROP, Features, MeshPoseNet
 from .muon import Matrices, is_matrix
+from .precision import mixed_precision
 from .spatial import localised, peaks_of
 
 
@@ -147,17 +149,14 @@ def batches(people: list, geometry: Geometry, config: Config, start: int) -> Ite
 
 
 def _quiet_worker(_: int) -> None:
-    import cv2
-
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def step_losses(
     net: MeshPoseNet, sample: dict[str, Tensor], geometry: Geometry, config: Config, frozen: bool
 ) -> dict[str, Tensor]:
     """All losses of one batch, unweighted."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with mixed_precision():
         crops = sample["crop"].contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(not frozen):
             raw = net.encoder(crops)
@@ -209,7 +208,7 @@ class Held:
         found: dict[str, list[float]] = {}
         net.eval()
         for sample in self.batches:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with mixed_precision():
                 features = net.features(sample["crop"].contiguous(memory_format=torch.channels_last))
                 scores = net.heatmaps(features.dense, torch.arange(sample["vertices"].shape[1]))
             positions, joints = peaks_of(scores)[0], sample["joints"]
@@ -235,7 +234,7 @@ def branch_losses(
 
     The heatmaps' answer comes without a gradient, the encoder's summary with a part of it.
     """
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad(), mixed_precision():
         positions, peaks = peaks_of(net.heatmaps(features.dense, torch.arange(len(geometry.mirror))))
     summary = features.summary.float()
     held = summary.detach() + (summary - summary.detach()) * config.summary_gradient
@@ -398,6 +397,7 @@ def train(
     `branch.Views`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
+    cv2.setNumThreads(1)  # before OpenCV makes threads: they do not survive the fork of a worker, which then hangs
     torch.manual_seed(config.seed)
     geometry = Geometry(some_meshes(people))
     geometry.bodies = bodies

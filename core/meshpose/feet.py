@@ -7,7 +7,8 @@
 
 A foot is taken as one stiff piece with two points on its sole: the back of the heel and the ball of the toes. In a
 stance both have one place on the floor; the heel's holds while the heel bears, the ball's while the ball does, and both
-are as far apart as the foot is long, so that it can roll. Between stances what was corrected fades out smoothly. The
+are as far apart as the foot is long, so that it can roll. Where only the ball bears the heel comes up as far as the leg
+asks for, over toes that lie flat. Between stances what was corrected fades out smoothly. The
 leg follows by two-bone inverse kinematics: the knee stays in its plane, the hips go with the feet so that knees stay as
 bent as they were, and where a leg would have to be longer than it is the hips come down a little, slowly, rather than
 the knee snapping straight. A leg that is nearly straight bends and stretches smoothly, if that leaves its foot some
@@ -39,6 +40,8 @@ STRAY, STRAY_ALONG, LEAST_SPLIT = 0.12, 0.3, 12
 two, if it lasts for so many frames."""
 RAY_SIGMA, DEPTH_SIGMA = 0.02, 0.1
 """Metres by which a sole errs across its ray, and along it."""
+LARGEST_ROLL, STEEPEST = np.radians(45.0), np.radians(70.0)
+"""Radians by which a heel is raised more than it was seen to be, and to which its sole is inclined by that at most."""
 SHIFT_CUTOFF, LARGEST_SHIFT, SHIFT_ROUNDS = 4.0, 0.1, 3
 """Hz that pass half of how the hips follow the feet, metres by which they do at most each way, and how often it is
 found anew: legs turn as the hips go."""
@@ -82,6 +85,7 @@ class Legs:
         index = {name: c for c, name in enumerate(body.bone_names)}
         self.chains = [[index[f"{bone}.{side}"] for bone in CHAIN] for side in SIDES]
         self.pelvis = [int(body.bone_parents[chain[0]]) for chain in self.chains]
+        self.toes = [np.flatnonzero(body.bone_parents == chain[-1]).tolist() for chain in self.chains]
         align = body.reference.astype(np.float64) @ shape.orientations.astype(np.float64).transpose(0, 2, 1)
         align[0] = np.eye(3)
         self.align = align
@@ -138,23 +142,23 @@ def lock(
     release = max(2, round(RELEASE / float(np.median(np.diff(times)))))
     pose = legs.pose(rotations, translation)
     down = pose.soles if eye is None else _along_rays(pose.soles, np.asarray(eye, np.float64))
-    turns, shifts, holds = [], [], []
-    for side in range(2):
-        turn, shift, hold = _corrections(pose, down, legs, side, contact, run, release, eye)
-        turns.append(turn)
-        shifts.append(shift)
-        holds.append(hold)
-    targets = pose.ankles + np.stack(shifts, 1)
-    hold = np.stack(holds, 1)
+    both = [_corrections(pose, down, legs, side, contact, run, release, eye) for side in range(2)]
+    turns, shifts, hold = (np.stack(found, 1) for found in zip(*both, strict=True))
+    targets = pose.ankles + shifts
     extension = np.linalg.norm(pose.ankles - pose.hips, axis=-1)
+    roll = _roll(pose, turns, targets, extension, contact, run, release)
+    arms = turns @ _balls(pose)[..., None]
+    targets += (arms - roll @ arms)[..., 0]
     moved = _shift(legs, pose.hips, targets, extension, hold, times, eye)
     moved[:, 2] -= _drop(legs, pose.hips + moved[:, None], targets, extension, hold, times)
-    targets += _along_with_hips(pose, np.stack(turns, 1), targets, hold, moved)
+    turned = roll @ turns
+    targets += _along_with_hips(pose, turned, targets, hold, moved)
     far = np.linalg.norm(targets - pose.hips - moved[:, None], axis=-1)
     far = _without_snaps(legs, extension, far, times)
     out = rotations.copy()
     for side in range(2):
-        _bend(legs, pose, side, moved, targets[:, side], far[:, side], turns[side], out)
+        _bend(legs, pose, side, moved, targets[:, side], far[:, side], turned[:, side], out)
+        _flatten_toes(legs, pose, side, turns[:, side], roll[:, side], out)
     return Locked(out, translation + moved, moved)
 
 
@@ -208,6 +212,57 @@ def _corrections(
     low = np.minimum(heel[:, 2], ball[:, 2]) + shift[:, 2]
     shift[:, 2] += np.where(_inside(len(low), held), 0, _soft_positive(-low))
     return spun, shift, hold
+
+
+def _balls(pose: Pose) -> Array:
+    """Ways (F, 2, 3) from the ankles to the balls of the feet."""
+    out: Array = pose.soles[:, 1::2] - pose.ankles
+    return out
+
+
+def _roll(
+    pose: Pose, turns: Array, targets: Array, extension: Array, contact: Array, run: Array, release: int
+) -> Array:
+    """Turns (F, 2, 3, 3) about the balls of the feet that raise heels where only the ball bears, so far that the leg
+    need not be longer than it was; behind such frames they fade out.
+
+    A foot that is seen from ahead or behind seems less far from the hips than it is, and its heel less high. Held where
+    it stands it would draw its knee straight just when that bends, and the hips down, on which the other knee bends.
+    turns (F, 2, 3, 3) of the feet before it, targets (F, 2, 3) of the ankles, extension (F, 2).
+    """
+    arm = (turns @ _balls(pose)[..., None])[..., 0]
+    ahead = (turns @ (pose.soles[:, 1::2] - pose.soles[:, ::2])[..., None])[..., 0]
+    axis = np.cross([0.0, 0.0, 1.0], ahead)
+    axis /= np.maximum(np.linalg.norm(axis, axis=-1, keepdims=True), 1e-9)
+    pitch = np.arctan2(-ahead[..., 2], np.linalg.norm(ahead[..., :2], axis=-1))
+    grid = np.linspace(0, LARGEST_ROLL, 25)
+    back = _exponential((grid[:, None, None, None] * axis).reshape(-1, 3)).reshape(len(grid), *axis.shape, 3)
+    away = targets + arm - np.einsum("gfsab,fsb->gfsa", back, arm) - pose.hips
+    excess = np.linalg.norm(away, axis=-1) - extension
+    excess = np.where(grid[:, None, None] + pitch > STEEPEST, np.inf, excess)
+    enough = grid[np.where((excess <= 0).any(0), (excess <= 0).argmax(0), excess.argmin(0))]
+    angle = np.zeros_like(enough)
+    for side in range(2):
+        heel, ball = contact[:, 2 * side], contact[:, 2 * side + 1]
+        pieces = stretches(ball & ~heel, run)
+        for first, end in pieces:
+            ramp = _ease(np.minimum((np.arange(end - first) + 1) / (release / 2 + 1), 1))
+            angle[first:end, side] = ramp * enough[first:end, side]
+        angle[:, side] = np.where(heel, 0, _fade(angle[:, side, None], pieces, run, release)[:, 0])
+    return _exponential((angle[..., None] * axis).reshape(-1, 3)).reshape(*angle.shape, 3, 3)
+
+
+def _flatten_toes(legs: Legs, pose: Pose, side: int, turn: Array, roll: Array, out: Array) -> None:
+    """Writes the toes' local rotations so that they do not go along with the foot's roll (F, 3, 3); turn: the foot's
+    before it.
+    """
+    foot = turn @ pose.turned[legs.chains[side][-1]]
+    back = foot.swapaxes(1, 2) @ roll.swapaxes(1, 2) @ foot
+    moved = np.abs(roll - np.eye(3)).max((1, 2)) > 1e-9
+    for toe in legs.toes[side]:
+        local = quaternion(back @ rotation_matrix(out[:, toe]))
+        local *= np.where((local * out[:, toe]).sum(-1, keepdims=True) < 0, -1.0, 1.0)
+        out[moved, toe] = local[moved]
 
 
 def _along_with_hips(pose: Pose, turns: Array, targets: Array, hold: Array, moved: Array) -> Array:
