@@ -63,7 +63,7 @@ def test_the_sheet_shows_the_worst_first(tmp_path: Path) -> None:
     """Three tiles for each person, the worst on top."""
     person, answer, mask = standing()
     cv2.imwrite(str(tmp_path / "a.png"), np.full((128, 128, 3), 90, np.uint8))
-    np.save(tmp_path / "a.npy", answer.vertices)
+    np.save(tmp_path / "a.npy", np.asarray(answer.vertices))
     good = case(person, answer, mask, "1")
     assert good is not None
     bad = Case(person, 0.0, False, 0.0, 90.0, 1.0, 0.0, 2.0)
