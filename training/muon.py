@@ -43,8 +43,8 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps of matrices: Nesterov's momentum, made orthogonal, with the size of a step of Adam (0.2 of the rate by
-    number)."""
+    """Steps of matrices: Nesterov's momentum, made orthogonal, of the size of Adam's steps (root mean square of the
+    numbers 0.2 times the rate)."""
 
     def __init__(self, groups: list[dict], momentum: float = 0.95) -> None:
         super().__init__(groups, {"lr": 1e-3, "momentum": momentum})

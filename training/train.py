@@ -3,7 +3,7 @@
 
     python -m training.train --data DATA --synth RENDERS --models TFLITE_FOLDER --out RUN [--minutes 60]
 
-Frozen encoder first (a random head destroys it within a minute), then the encoder's 1x1 weights with a rate that
+Frozen encoder first (a random head destroys it within a minute), then its weights behind stride 8 with a rate that
 follows each tensor's RMS (batch norm is folded in: the RMS runs from 0.0025 to 323 and one rate fits none).
 Matrices, of the encoder and of the heatmaps' head, move by Muon, everything else by Adam.
 `RUN/last.pt` holds everything needed to go on; the same command goes on.  The regression branch is begun by
@@ -374,8 +374,9 @@ class Trainer:
         }
         for name, optimiser in optimisers.items():
             # The branch's is not there after training.lift.  Without Muon's the checkpoint is of a time when Adam moved
-            # the matrices, too: all begin anew.
-            if name in state and "matrices" in state:
+            # the matrices, too, with fewer groups of one when depthwise weights stayed: those begin anew.
+            known = name in state and "matrices" in state
+            if known and len(state[name]["param_groups"]) == len(optimiser.param_groups):
                 optimiser.load_state_dict(state[name])
         self.minutes, self.steps, self.norm = state["minutes"], state["steps"], state["norm"]
 
