@@ -23,6 +23,7 @@ from meshpose import metrics, weights
 from meshpose.body import Body
 from meshpose.camera import Camera
 from meshpose.coco import Person, Pictures, load_set
+from meshpose.errors import InputError, MeshPoseError
 from meshpose.evaluate import Answer, MeshAnswers
 from meshpose.raster import draw_mesh
 
@@ -100,7 +101,7 @@ def table(cases: list[Case]) -> Iterator[str]:
 def camera_of(person: Person, image: np.ndarray) -> Camera:
     """The camera that the set tells for a picture (H, W, 3)."""
     if person.camera is None:
-        raise SystemExit(f"annotation {person.id} has no camera")
+        raise InputError(f"annotation {person.id}: it has no camera")
     fx, fy, cx, cy = person.camera
     return Camera(fx, fy, cx, cy, image.shape[1], image.shape[0])
 
@@ -112,7 +113,7 @@ def tiles(pictures: Pictures, shown: Case, answer: Answer) -> np.ndarray:
     camera, cells = camera_of(person, image), [image]
     for mesh in (answer.vertices, true):
         if mesh is None:
-            raise SystemExit(f"annotation {person.id} has no mesh to show")
+            raise InputError(f"annotation {person.id}: it has no mesh to show")
         metres = np.asarray(mesh, np.float64) / 1000
         cells.append(draw_mesh(image, camera.project(metres), metres[:, 2] * camera.fx, body.triangles, None, 0.9))
     row = np.hstack([cv2.resize(c, (TILE, TILE), interpolation=cv2.INTER_AREA) for c in cells])
@@ -132,10 +133,28 @@ def sheet(pictures: Pictures, found: list[tuple[Case, Answer]]) -> np.ndarray:
     return np.vstack([np.hstack(made[i : i + ACROSS]) for i in range(0, len(made), ACROSS)])
 
 
-def main() -> None:
-    """Command line: see the module's text."""
+def cases_of(file: Path, pictures: Pictures, answers: MeshAnswers, limit: int | None) -> list[tuple[Case, Answer]]:
+    """The persons of a set whose torso is in the picture, found from their boxes.  InputError where the set's own truth
+    is missing."""
     from tqdm import tqdm
 
+    people = load_set(file)[:limit]
+    pictures.check(people)
+    codes = {row["id"]: row.get("visibility") for row in json.loads(file.read_text("utf-8"))["annotations"]}
+    found = []
+    for person in tqdm(people):
+        if not codes[person.id]:
+            raise InputError(f"{file}: annotation {person.id} has no `visibility`; make_test_set writes such sets")
+        image = pictures.image(person.image)
+        answer = answers(image, person.box, camera_of(person, image), None)
+        one = case(person, answer, pictures.silhouette(person, *image.shape[:2]), codes[person.id])
+        if one is not None:
+            found.append((one, answer))
+    return found
+
+
+def main() -> None:
+    """Command line: see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path)
     parser.add_argument("--images", type=Path, required=True)
@@ -143,17 +162,17 @@ def main() -> None:
     parser.add_argument("--model", default=weights.DEFAULT)
     parser.add_argument("--limit", type=int)
     a = parser.parse_args()
-    pictures, answers = Pictures([a.images]), MeshAnswers(a.model)
-    codes = {row["id"]: row["visibility"] for row in json.loads(a.set.read_text())["annotations"]}
-    found = []
-    for person in tqdm(load_set(a.set)[: a.limit]):
-        image = pictures.image(person.image)
-        answer = answers(image, person.box, camera_of(person, image), None)
-        one = case(person, answer, pictures.silhouette(person, *image.shape[:2]), codes[person.id])
-        if one is not None:
-            found.append((one, answer))
-    print("\n".join(table([c for c, _ in found])))
-    cv2.imwrite(str(a.sheet), sheet(pictures, found), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    if a.sheet.suffix.lower() not in (".jpg", ".png") or not a.sheet.absolute().parent.is_dir():
+        parser.error(f"--sheet {a.sheet}: give it a name that ends in .jpg or .png, in a folder that is there")
+    try:
+        pictures = Pictures([a.images])
+        found = cases_of(a.set, pictures, MeshAnswers(a.model), a.limit)
+        if not found:
+            raise InputError(f"{a.set}: nobody's torso is in the picture")
+        print("\n".join(table([c for c, _ in found])))
+        cv2.imwrite(str(a.sheet), sheet(pictures, found), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    except MeshPoseError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
