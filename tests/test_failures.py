@@ -20,7 +20,7 @@ CAMERA = {"fx": 300.0, "fy": 300.0, "cx": 64.0, "cy": 64.0}
 
 
 def standing() -> tuple[Person, Answer, np.ndarray]:
-    """Somebody three metres away who stands upright, and the answer that is wholly right; the true silhouette."""
+    """Somebody four metres away who stands upright, and the answer that is wholly right; the true silhouette."""
     body = Body.load()
     mesh = body.template.astype(np.float64) @ np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]) + [0, 0.9, 4.0]
     camera = Camera(300.0, 300.0, 64.0, 64.0, 128, 128)
