@@ -73,6 +73,8 @@ class Config:
 
 REPLAY = 4000
 """Crops whose features are kept for the regression."""
+PAUSE = 30.0
+"""Seconds that a step counts at most: a run that was stopped for a while (SIGSTOP, a lid closed) loses no minutes."""
 SHARES = {"render": 0.38, "lspet train": 0.22, "lspet more": 0.18, "ccp train": 0.06, "stanford40 train": 0.16}
 
 
@@ -422,7 +424,7 @@ def train(
         for key, value in trainer.step(sample, geometry).items():
             sums.setdefault(key, []).append(value)
         now = time.time()
-        trainer.minutes += (now - before) / 60
+        trainer.minutes += min(now - before, PAUSE) / 60
         if held.batches and trainer.minutes >= min(next_look, config.minutes):
             with trainer.with_average() as averaged:
                 row = {"minutes": round(trainer.minutes, 2), "steps": trainer.steps, "held": held.look(averaged)}
