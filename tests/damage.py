@@ -19,7 +19,7 @@ from meshpose.take import Take
 
 Random = np.random.Generator
 TABLES = ("clip", "settings", "frame", "person", "raw", "place", "fit", "fit_frame", "made", "warning", "job")
-MOTION_TABLES = ("motion", "motion_frame", "world")
+MOTION_TABLES = ("depth", "motion", "motion_frame", "world")
 
 
 def as_it_was(path: Path, random: Random) -> None:
@@ -72,7 +72,7 @@ def wrong_blob(path: Path, random: Random) -> None:
     columns = [("raw", "crop"), ("raw", "vertices"), ("raw", "visibility"), ("fit", "phenotype")]
     columns += [("fit_frame", "rotations"), ("fit_frame", "translation"), ("motion", "phenotype")]
     columns += [("motion_frame", name) for name in ("rotations", "translation", "contact", "keyed")]
-    columns += [("world", "value"), ("motion_frame", "metres_per_pixel"), ("job", "value")]
+    columns += [("world", "value"), ("motion_frame", "metres_per_pixel"), ("job", "value"), ("depth", "depth_change")]
     table, column = columns[random.integers(len(columns))]
     values = [b"", random.bytes(6000), random.bytes(32), "text", 7, -1.5, b"\xff" * 24, bytes(1000)]
     with sqlite3.connect(path) as database:
@@ -88,7 +88,7 @@ def not_finite(path: Path, random: Random) -> None:
     columns = [("raw", "vertices", "<f4"), ("raw", "visibility", "<f2"), ("raw", "crop", "<f8")]
     columns += [("fit", "phenotype", "<f8"), ("fit_frame", "rotations", "<f4"), ("fit_frame", "translation", "<f8")]
     columns += [("motion_frame", "rotations", "<f4"), ("motion_frame", "translation", "<f8")]
-    columns += [("motion", "phenotype", "<f8")]
+    columns += [("motion", "phenotype", "<f8"), ("depth", "depth_change", "<f2")]
     table, column, kind = columns[random.integers(len(columns))]
     with sqlite3.connect(path) as database:
         rows = database.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
@@ -154,6 +154,7 @@ WAYS: dict[str, Callable[[Path, Random], None]] = {
         "UPDATE fit_frame SET frame = 2.5 WHERE frame = {frame}", "UPDATE motion_frame SET metres_per_pixel = -3",
         "UPDATE motion_frame SET seen = 'yes'", "UPDATE job SET value = '[3, \"x\"]' WHERE name = 'found'",
         "UPDATE job SET value = '{{' WHERE name = 'found'", "UPDATE job SET value = '[8]' WHERE name = 'found'",
+        "UPDATE depth SET frame = 'x' WHERE frame = {frame}", "DELETE FROM depth WHERE person = {person}",
         "DELETE FROM frame WHERE frame = {frame}", "DELETE FROM fit_frame WHERE person = {person}",
     ),
     "swapped people": _edited(

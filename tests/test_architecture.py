@@ -25,11 +25,11 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"rig_solve"}),
     frozenset({"video", "detect", "network", "camera", "rig", "rigs", "estimate", "track", "metrics", "coco"})
     | frozenset({"smooth", "repair", "ground", "contact", "feet", "trajectory", "order"}),
-    frozenset({"corrections"}),  # solves with the rig
+    frozenset({"corrections", "depth"}),  # solves with the rig; knows the camera
     frozenset({"motion", "retarget"}),  # brings smoothing, floor, feet and the way through space together
     frozenset({"records"}),  # what a Take's values may be
     frozenset({"edits"}),
-    frozenset({"take_motion", "take_edits", "take_corrections"}),
+    frozenset({"take_depth", "take_motion", "take_edits", "take_corrections"}),
     frozenset({"take"}),  # keeps what those make: their dataclasses, none of their work
     frozenset({"convert", "preview", "evaluate", "landmarks", "look", "moving", "smplx"}),
     frozenset({"batch_task", "exporter"}),  # one clip's process; a Blender as a program

@@ -440,3 +440,95 @@ def test_pseudo_ground_truth_is_judged(
         judge_fits.main()
     lines = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and lines[-1].startswith("judge_fits: error: ") and "is missing" in lines[-1]
+
+
+def small_motion(folder: Path, frames: int = 150) -> Path:
+    """A folder with a motion.npz of two clips, one of each split: somebody swings legs and arms on the spot."""
+    from training.synth_body import JOINTS, PARENTS
+
+    quat = np.zeros((2 * frames, len(JOINTS), 4))
+    quat[..., 0] = 1
+    swing = 0.4 * np.sin(np.arange(2 * frames) / 8)
+    for name, sign in {"hip.L": 1, "hip.R": -1, "shoulder.L": -1, "shoulder.R": 1}.items():
+        quat[:, JOINTS.index(name), 0], quat[:, JOINTS.index(name), 1] = np.cos(sign * swing), np.sin(sign * swing)
+    offsets = np.full((len(JOINTS), 3), 0.1, np.float32)
+    np.savez(
+        folder / "motion.npz", quat=(quat * 32767).astype(np.int16), root=np.zeros((2 * frames, 3), np.float16),
+        joints=np.array(JOINTS), parents=np.array(PARENTS), offsets=offsets, ok=np.ones(2 * frames, bool),
+        clip_start=np.array([0, frames]), clip_end=np.array([frames, 2 * frames]), clip_test=np.array([False, True]),
+    )  # fmt: skip
+    return folder
+
+
+def test_depth_from_motion_is_trained_goes_on_and_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute that is over after some steps; the same command goes on; the file answers as torch does."""
+    torch = pytest.importorskip("torch")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from training import depth
+
+    monkeypatch.setattr(depth, "BATCH", 4)
+    data, out = small_motion(tmp_path), tmp_path / "run"
+    depth.train(data, out, minutes=0.06, rate=1e-3, seed=0)
+    first = depth.Run(out, 1e-3)
+    assert first.steps > 0
+    depth.train(data, out, minutes=0.12, rate=1e-3, seed=0)
+    run = depth.Run(out, 1e-3)
+    assert run.steps > first.steps
+    assert np.isfinite(json.loads((out / "depth.jsonl").read_text().splitlines()[-1])["loss"])
+    with torch.no_grad():
+        run.averaged.out.weight.normal_(0, 0.1)
+    bodies = np.random.default_rng(0).normal(0, 0.5, (50, 502, 3))
+    depth.export(run.averaged, bodies, tmp_path / "depth.onnx")
+    fed = [np.random.default_rng(1).normal(0, 0.3, (1, 50, 16, 3)), np.ones((1, 50, 16)), np.zeros((1, 50, 3)) + 4]
+    names = ("points", "seen", "hips")
+    session = onnxruntime.InferenceSession(str(tmp_path / "depth.onnx"), providers=["CPUExecutionProvider"])
+    inputs = {name: x.astype(np.float32) for name, x in zip(names, fed, strict=True)}
+    (found,) = session.run(["change"], inputs)
+    with torch.no_grad():
+        points = run.averaged.eval().change(*(torch.from_numpy(inputs[name]) for name in names))
+    assert found.shape == (1, 50, 500)
+    from meshpose.body import Body
+
+    spread = depth.spread_of(bodies[:, :500], Body.load())
+    np.testing.assert_allclose(found, points.numpy() @ spread, atol=0.02 * np.abs(found).max())
+
+
+def test_a_disturbed_walk_has_the_errors_that_were_asked_for(tmp_path: Path) -> None:
+    """Depths err far more than places; hips stay at the origin; what is seen turned round is to stay so."""
+    torch = pytest.importorskip("torch")
+    from training.sequences import OTHER_SIDE, Windows, load_clips
+
+    torch.manual_seed(0)
+    windows = Windows(load_clips(small_motion(tmp_path) / "motion.npz", test=False))
+    said, true = windows.draw(64, 40)
+    assert said.points.shape == (64, 40, 16, 3) and true.shape == said.seen.shape == (64, 40, 16)
+    away = (said.points[..., 2] - true).abs()
+    assert 0.02 < away.mean() < 0.2, "metres"
+    assert said.points[..., [0, 4], :].mean(2).abs().mean() < 0.03
+    assert (away.amax(-1) < 1e-6).float().mean() < 0.1, "few frames are seen turned round"
+    assert said.hips[..., 2].min() > 0.5, "in front of the camera"
+    assert OTHER_SIDE[OTHER_SIDE[3]] == 3
+
+
+def test_knees_that_a_recording_bends_are_straightened(tmp_path: Path) -> None:
+    """By what they are never less bent than, both halves of the leg alike; bones keep their lengths."""
+    torch = pytest.importorskip("torch")
+    from training.sequences import LEGS, STRAIGHT, Motion, Windows, bent
+
+    angle = 0.5 + 0.3 * torch.sin(torch.arange(60) / 5).abs()
+    bones = torch.zeros(60, 21, 3)
+    for thigh, shin in LEGS:
+        bones[:, thigh, 1] = -0.4
+        bones[:, shin, 1], bones[:, shin, 2] = -0.4 * torch.cos(angle), -0.4 * torch.sin(angle)
+    clip = Motion(torch.zeros(60, 3), torch.eye(3).expand(60, 3, 3), bones)
+    assert clip.least_bent == pytest.approx(0.5, abs=0.02)
+    straight = Windows._straightened(bones, clip.least_bent)
+    for thigh, shin in LEGS:
+        left = bent(straight[:, thigh], straight[:, shin])[0]
+        less = angle - left
+        assert less.min() > 0.5 - STRAIGHT - 0.03 and less.max() < 0.53 and less.max() - less.min() < 1e-3
+        np.testing.assert_allclose(straight[:, shin].norm(dim=-1), 0.4, atol=1e-5)
+        whole = bones[:, thigh] + bones[:, shin], straight[:, thigh] + straight[:, shin]
+        apart = bent(*whole)[0]
+        assert apart.max() < 0.02, "the foot stays below the hip as it was"

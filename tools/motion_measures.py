@@ -4,8 +4,8 @@
     .venv/bin/python -m tools.motion_measures [--walk round|towards|across|diagonal|away|standing] [--seconds 12]
         [--seeds 2] [--json FILE]
 
-makes walks (tools/walks.py), lets the network err as it does, fits the rig, and measures the fit as it is ("before":
-on a level floor under the lowest foot) and the finished motion ("after").
+makes walks (tools/walks.py), lets the network err as it does, fits the rig, and measures the fit of what the network
+said as it is ("before": on a level floor under the lowest foot) and the finished motion ("after").
 """
 
 from __future__ import annotations
@@ -172,11 +172,14 @@ def _knee(pose: Pose, step: float) -> float:
     return float(np.quantile(np.abs(np.diff(_knees(pose), 2, axis=0)), 0.999)) / step**2
 
 
-def compare(truth: Truth, track: Track, settings: MotionSettings | None = None) -> tuple[Measures, Measures]:
-    """Before and after."""
+def compare(
+    truth: Truth, track: Track, settings: MotionSettings | None = None, said: Track | None = None
+) -> tuple[Measures, Measures]:
+    """Before and after.  said: the track whose fit is "before", where it is another."""
+    raw = track if said is None else said
     motions, world = solve({1: track}, truth.camera, settings)
     rows = np.searchsorted(truth.frames, motions[1].frames)
-    return measure(truth, np.searchsorted(truth.frames, track.fit.frames), *before(truth, track)), measure(
+    return measure(truth, np.searchsorted(truth.frames, raw.fit.frames), *before(truth, raw)), measure(
         truth, rows, motions[1], world
     )
 
@@ -187,13 +190,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--walk", choices=sorted(WALKS), default="round")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--seeds", type=int, default=2, help="walks with errors of their own, averaged")
-    parser.add_argument("--strength", type=float, default=0.5)
+    parser.add_argument("--strength", type=float, default=0.5, help="of the smoothing")
+    parser.add_argument("--noise", type=float, default=1.0, help="the network's errors, times so much")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     walk, rows = WALKS[options.walk](options.seconds), []
     for seed in range(options.seeds):
-        track = walk.track(Noise(seed=seed, flips=max(1, round(options.seconds / 4))))
-        rows.append([asdict(m) for m in compare(walk, track, MotionSettings(smooth=options.strength))])
+        noise = Noise(seed=seed, strength=options.noise, flips=max(1, round(options.seconds / 4)))
+        track, said = walk.track(noise), walk.track(noise, from_motion=False)
+        rows.append([asdict(m) for m in compare(walk, track, MotionSettings(smooth=options.strength), said)])
     table = {name: [float(np.mean([r[k][name] for r in rows])) for k in range(2)] for name in rows[0][0]}
     print("| | before | after |\n|---|---|---|")
     for name, (a, b) in table.items():

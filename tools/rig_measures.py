@@ -28,6 +28,7 @@ from meshpose.body import Body, Shape, rotation_matrix
 from meshpose.camera import Camera, bone_lengths, in_picture, metres_per_pixel, place, smoothed
 from meshpose.coco import Person, Pictures, load_set
 from meshpose.convert import convert
+from meshpose.depth import DepthFromMotion
 from meshpose.errors import InputError, MeshPoseError, TakeError
 from meshpose.estimate import Estimator
 from meshpose.network import Network
@@ -55,7 +56,8 @@ CLOSE_UP_NOISE = 0.08
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One person: low (F, V, 3) metres, visibility and inside (F, V), the truth."""
+    """One person: low (F, V, 3) metres, visibility and inside (F, V), the truth; said: low before the motion told its
+    depths, where that was another."""
 
     name: str
     low: Array
@@ -64,6 +66,7 @@ class Subject:
     shape: Shape
     rotations: Array
     translation: Array
+    said: Array | None = None
 
     def truth(self, body: Body) -> Array:
         """The true mesh (F, N, 3)."""
@@ -76,7 +79,8 @@ def sample(body: Body, take: Path) -> Subject:
         person = opened.person(opened.people[0])
         frames, inside = person.frames, in_picture(person.lowpoly_pixels(), opened.camera)
         truth = body.shape(z["phenotype"]), z["rotations"][frames], z["translation"][frames]
-        return Subject("sample clip", person.lowpoly(), person.visibility(), inside, *truth)
+        said = place(person.lowpoly_pixels(raw=True), person.metres_per_pixel(), opened.camera)
+        return Subject("sample clip", person.lowpoly(), person.visibility(), inside, *truth, said)
 
 
 def finished(body: Body, take: Path) -> float:
@@ -96,13 +100,16 @@ def finished(body: Body, take: Path) -> float:
 
 
 def walk(body: Body, seconds: float = 4.0) -> Subject:
-    """A synthetic walk with the network's kind of error."""
+    """A synthetic walk with the network's kind of error, depths as the motion tells them."""
     true = make_walk(seconds=seconds)
     pixels, visibility, _ = observed(true, Noise(seed=3))
     sizes, sure = metres_per_pixel(pixels, visibility, true.camera, bone_lengths(body), body)
-    low = place(pixels, smoothed(sizes, sure, true.times), true.camera)
+    sizes = smoothed(sizes, sure, true.times)
+    said = place(pixels, sizes, true.camera)
+    pixels = DepthFromMotion().changed(pixels, visibility, sizes, true.times, true.camera)
+    low = place(pixels, sizes, true.camera)
     inside = in_picture(pixels, true.camera)
-    return Subject("synthetic walk", low, visibility, inside, true.shape, true.rotations, true.translation)
+    return Subject("synthetic walk", low, visibility, inside, true.shape, true.rotations, true.translation, said)
 
 
 def poses(body: Body, count: int = 48) -> Subject:
@@ -176,6 +183,7 @@ def figures(body: Body, subject: Subject) -> dict[str, float]:
     fit = fit_rig(subject.low, subject.visibility, np.arange(len(subject.low)), body, inside=subject.inside)
     upsampler = Upsampler.load()
     mesh, posed, truth = upsampler.up(subject.low.astype(np.float32)), fit.vertices(body), subject.truth(body)
+    said = mesh if subject.said is None else upsampler.up(subject.said.astype(np.float32))
     seen = visible(body, upsampler, subject.visibility)
     aligned = lambda x: x - body.joints(x, "lsp14")[:, 2:4].mean(1, keepdims=True)  # noqa: E731
     away = lambda x: np.linalg.norm(aligned(x) - aligned(truth), axis=-1)[:, ~body.inner].mean()  # noqa: E731
@@ -184,6 +192,7 @@ def figures(body: Body, subject: Subject) -> dict[str, float]:
         "skinned body to mesh, all, mm": 1000 * np.linalg.norm(posed - mesh, axis=-1)[:, ~body.inner].mean(),
         "mesh to truth (hips aligned), mm": 1000 * away(mesh),
         "skinned body to truth, mm": 1000 * away(posed),
+        "MPJPE of the mesh as the network said it, mm": 1000 * mpjpe(body, said, truth),
         "MPJPE of the mesh, mm": 1000 * mpjpe(body, mesh, truth),
         "MPJPE of the rig, mm": 1000 * mpjpe(body, posed, truth),
         "beyond joint limits, degrees (largest)": beyond_limits(body, fit),

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from meshpose.body import Body, Shape, quaternion
-from meshpose.camera import Camera, bone_lengths, metres_per_pixel, smoothed
+from meshpose.camera import Camera, bone_lengths, metres_per_pixel, place, smoothed
+from meshpose.depth import DepthFromMotion
 from meshpose.motion import Track
 from meshpose.rig import RigFit, fit_rig
 from training.synth_body import TO_ANNY, bone_rotations, rotation
@@ -85,14 +86,16 @@ class Truth:
         posed = [body.pose(self.shape, self.rotations[p], self.translation[p])[:, body.lowpoly] for p in parts]
         return np.concatenate(posed).astype(np.float64)
 
-    def track(self, noise: Noise | None = None, height: bool = True) -> Track:
-        """What the network, the place in space and the rig fit make of it.  height: the stature is told."""
+    def track(self, noise: Noise | None = None, height: bool = True, from_motion: bool = True) -> Track:
+        """What the network, the place in space and the rig fit make of it.  height: the stature is told; from_motion:
+        depths are those that the motion tells (`meshpose.depth`), as in a Take, not the network's own.
+        """
         pixels, visibility, _ = observed(self, noise)
         body, stature = Body.load(), self.shape.stature if height else None
         sizes, sure = metres_per_pixel(pixels, visibility, self.camera, bone_lengths(body, stature), body)
         sizes = smoothed(sizes, sure, self.times)
-        from meshpose.camera import place
-
+        if from_motion:
+            pixels = DepthFromMotion().changed(pixels, visibility, sizes, self.times, self.camera)
         fit = fit_rig(place(pixels, sizes, self.camera), visibility, self.frames, body, stature)
         return Track(fit, pixels, visibility, self.times, sizes)
 

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 2, 5, 4, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 3, 5, 4, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 CORRECT_VERSION = 1
-WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz")
+WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz", "depth.onnx")
 """Weight files that every conversion needs, beside the network's."""
 LEAST_OVERLAP, BOX_FRAMES = 0.2, 15
 """Who stands in a chosen box: intersection over union at least, frames between the box and the person at most."""
@@ -180,9 +180,9 @@ def steps(
 def refit(path: str | os.PathLike[str], preview: bool = False, **changes: Any) -> Generator[Progress, None, None]:
     """Make again what comes after the network in a finished Take, with some settings changed (those of `Settings`).
 
-    Needs no network, and the clip only for `preview` and for a camera that moves.  Raises TakeError for a Take that is
-    not finished or is being written, InputError for a setting that only a new run can change or a clip that cannot be
-    read; the Take then stays as it was.
+    Needs not the network that made the mesh, and the clip only for `preview` and for a camera that moves.  Raises
+    TakeError for a Take that is not finished or is being written, InputError for a setting that only a new run can
+    change or a clip that cannot be read; the Take then stays as it was.
     """
     wrong = [name for name in changes if name in RAW_SETTINGS]
     if wrong:
@@ -475,19 +475,32 @@ def _person_in(take: Take, box: tuple[float, ...], people: list[int]) -> int | N
 def _place(
     take: Take, person: Person, camera: Camera, height: float | None, body: Body, pace: _Pace
 ) -> Iterator[Progress]:
-    made_from = _made_from("place", PLACE_VERSION, take.raw_hash(person.id), dataclasses.astuple(camera), height)
+    said, lens = take.raw_hash(person.id), dataclasses.astuple(camera)
+    made_from = _made_from("place", PLACE_VERSION, said, lens, height, _weights_hash("depth.onnx"))
     if take.made_from("place", person.id) == made_from:
         return
     lengths = bone_lengths(body, height)
     sizes, sure = [], []
     for frames in person.windows():
-        lowpoly, visibility = person.lowpoly_pixels(frames), person.visibility(frames)
+        lowpoly, visibility = person.lowpoly_pixels(frames, raw=True), person.visibility(frames)
         size, weight = metres_per_pixel(lowpoly, visibility, camera, lengths, body)
         sizes.append(size)
         sure.append(weight)
         yield pace.step(len(frames), people=1)
     smooth = smoothed(np.concatenate(sizes), np.concatenate(sure), person.times())
-    take.set_place(person.id, person.frames, smooth, made_from)
+    take.set_place(person.id, person.frames, smooth, made_from, _depth_change(person, camera, smooth))
+
+
+def _depth_change(person: Person, camera: Camera, sizes: np.ndarray) -> np.ndarray:
+    """By how much the depths of a person's vertices change for the motion around them: (n, V) pixels."""
+    from .depth import DepthFromMotion
+
+    depth, read, at = DepthFromMotion(), [], 0
+    for frames in person.windows():
+        part = slice(at, at := at + len(frames))
+        read.append(depth.read(person.lowpoly_pixels(frames, raw=True), person.visibility(frames), sizes[part], camera))
+    points, seen, hips = (np.concatenate(parts) for parts in zip(*read, strict=True))
+    return depth.change(points, seen, hips, person.times()) / sizes[:, None]
 
 
 def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,7 @@ class Kind:
 KINDS = {
     "crop": Kind(np.float64, (4,), -FAR, FAR),
     "vertices": Kind(np.float32, (VERTICES, 3), -FAR, FAR),
+    "depth_change": Kind(np.float16, (VERTICES,), -FAR, FAR),
     "visibility": Kind(np.float16, (VERTICES,), -0.01, 1.01),
     "score": Kind(np.float64, (), -FAR, FAR),
     "time": Kind(np.float64, (), -FAR, 1e9),
@@ -155,6 +157,15 @@ def whole_numbers(values: Any) -> list[int]:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise ValueError(f"{values!r:.40} is no list of numbers")
     return values
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _whole(fields: dict[str, Any], names: tuple[str, ...], low: int, high: int) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import records, take_corrections, take_edits, take_motion
+from . import records, take_corrections, take_depth, take_edits, take_motion
 from .database import Database, blob
 from .errors import TakeError
 
@@ -118,9 +118,12 @@ class Person:
         """(n,) float64 seconds, from the clip's own timestamps."""
         return self.take.times(self.frames if frames is None else frames)
 
-    def lowpoly_pixels(self, frames: Frames = None) -> np.ndarray:
-        """(n, V, 3) float32: x, y picture pixels, z pixels relative to the mid-hips: as the network said it."""
-        return take_edits.exchanged(self, frames, self._array("raw", "vertices", frames))
+    def lowpoly_pixels(self, frames: Frames = None, raw: bool = False) -> np.ndarray:
+        """(n, V, 3) float32: x, y picture pixels, as the network said it; z pixels relative to the mid-hips, after what
+        the motion tells of it (`meshpose.depth`), or (raw) as the network said that, too.
+        """
+        said = take_edits.exchanged(self, frames, self._array("raw", "vertices", frames))
+        return said if raw else take_depth.laid_on(self, frames, said)
 
     def visibility(self, frames: Frames = None) -> np.ndarray:
         """(n, V) float32: 0 guessed, 1 seen."""
@@ -276,7 +279,8 @@ class Take:
         take._db.lock()
         if exists:
             take.commit()  # only the writer's name; the old content goes in the transaction that brings the new
-            for table in (*TABLES, *take_motion.TABLES, *take_edits.TABLES, *take_corrections.TABLES):
+            parts = (take_depth, take_motion, take_edits, take_corrections)
+            for table in (*TABLES, *(name for part in parts for name in part.TABLES)):
                 take._db.run(f"DROP TABLE IF EXISTS {table}")
         else:
             take._db.stamp()
@@ -452,7 +456,7 @@ class Take:
             f"SELECT person, frame, rotations, translation FROM fit_frame {kept} ORDER BY person, frame",
             "SELECT message FROM warning ORDER BY message",
             *(take_motion.CONTENT if take_motion.there(self._db) else ()),
-            *(*take_edits.content(self._db), *take_corrections.content(self._db)),
+            *(query for part in (take_depth, take_edits, take_corrections) for query in part.content(self._db)),
         ):
             self._db.hash(digest, query)
         return digest.hexdigest()
@@ -466,7 +470,7 @@ class Take:
             relative = os.path.relpath(path, self.path.resolve().parent)
         except ValueError:  # another drive of a Windows machine
             relative = str(path)
-        info = {f.name: _plain(getattr(clip, f.name)) for f in dataclasses.fields(clip) if f.name != "path"}
+        info = {f.name: records.plain(getattr(clip, f.name)) for f in dataclasses.fields(clip) if f.name != "path"}
         values = (Path(relative).as_posix(), clip_identity(path), json.dumps(info, sort_keys=True))
         self._db.run("UPDATE clip SET path = ?, identity = ?, info = ?", values)
 
@@ -474,7 +478,7 @@ class Take:
         """Replace the settings (values that JSON can hold)."""
         self._db.run("DELETE FROM settings")
         for name, value in settings.items():
-            self._db.run("INSERT INTO settings VALUES (?, ?)", (name, json.dumps(_plain(value), sort_keys=True)))
+            self._db.run("INSERT INTO settings VALUES (?, ?)", (name, json.dumps(records.plain(value), sort_keys=True)))
 
     def set_camera(self, camera: Camera) -> None:
         """Replace the camera; people have to be placed again then."""
@@ -554,9 +558,14 @@ class Take:
         """Ids of the people whom the tracker keeps (`people` are those of them that were chosen)."""
         return self.edits.people() if self.job_value("found") else []
 
-    def set_place(self, person: int, frames: np.ndarray, metres_per_pixel: np.ndarray, made_from: str) -> None:
-        """Replace a person's depth: frames (n,), metres_per_pixel (n,); a rig fit of the old one goes.  Commits."""
+    def set_place(
+        self, person: int, frames: np.ndarray, metres_per_pixel: np.ndarray, made_from: str,
+        change: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Replace a person's depth: frames (n,), metres_per_pixel (n,), change (n, V) of the vertices' depths in pixels
+        (`take_depth`); a rig fit of the old one goes.  Commits."""
         self.drop_fit(person)
+        take_depth.write(self._db, person, frames, change)
         self._db.run("DELETE FROM place WHERE person = ?", (person,))
         for frame, size in zip(frames, metres_per_pixel, strict=True):
             self._db.run("INSERT INTO place VALUES (?, ?, ?)", (person, int(frame), float(size)))
@@ -588,12 +597,3 @@ class Take:
         """Say what a derived part was made from.  Commits."""
         self._db.run("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (what, person, made_from))
         self.commit()
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON can hold."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return list(value) if isinstance(value, tuple) else value

@@ -207,8 +207,9 @@ class Edits:
         for person in now.people():
             self._db.run("INSERT OR IGNORE INTO person (person, name) VALUES (?, ?)", (person, f"Person {person}"))
             self._db.run("UPDATE person SET kept = ? WHERE person = ?", (int(person not in hidden), person))
+        known = {row[0] for row in self._db.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
         for (gone,) in self._db.rows("SELECT person FROM person WHERE person NOT IN (SELECT person FROM raw)"):
             if gone not in now.people():  # the new number of a split that was undone
-                for table in ("person", "place", "fit", "fit_frame", "made"):
+                for table in known & {"person", "place", "depth", "fit", "fit_frame", "made"}:
                     self._db.run(f"DELETE FROM {table} WHERE person = ?", (gone,))
         self._db.commit()

@@ -24,8 +24,8 @@ LIST = "sha256.json"
 SIZES = ("accurate", "fast")
 """The sizes in which the network is shipped, in the order in which they are offered."""
 DEFAULT = SIZES[0]
-DETECTOR = "people.onnx"
-"""A network of the folder that finds people; every other one makes meshes of them."""
+HELPERS = ("people.onnx", "depth.onnx")
+"""Networks of the folder that find people, and that know motion; every other one makes meshes."""
 
 
 def folder() -> Path:
@@ -60,7 +60,7 @@ def models() -> list[str]:
     `sha256.json` says what is here: a file that lies in the folder unlisted is none of this version's.  Raises
     WeightsError when that list cannot be read.
     """
-    found = {name.removesuffix(".onnx") for name in _listed() if name.endswith(".onnx") and name != DETECTOR}
+    found = {name.removesuffix(".onnx") for name in _listed() if name.endswith(".onnx") and name not in HELPERS}
     return [*(size for size in SIZES if size in found), *sorted(found.difference(SIZES))]
 
 
