@@ -492,6 +492,12 @@ def test_depth_from_motion_is_trained_goes_on_and_is_exported(tmp_path: Path, mo
 
     spread = depth.spread_of(bodies[:, :500], Body.load())
     np.testing.assert_allclose(found, points.numpy() @ spread, atol=0.02 * np.abs(found).max())
+    again = depth.Run(tmp_path / "new", 1e-3, tmp_path / "depth.onnx")
+    with torch.no_grad():
+        read = again.averaged.change(*(torch.from_numpy(inputs[name]) for name in names))
+    assert (read - points).abs().max() < 0.02 * points.abs().max(), "float16 lies between"
+    with pytest.raises(ValueError, match="no export of this network"):
+        depth.read_back(weights.path("people.onnx"))
 
 
 def test_a_disturbed_walk_has_the_errors_that_were_asked_for(tmp_path: Path) -> None:
@@ -522,7 +528,7 @@ def test_knees_that_a_recording_bends_are_straightened(tmp_path: Path) -> None:
         bones[:, thigh, 1] = -0.4
         bones[:, shin, 1], bones[:, shin, 2] = -0.4 * torch.cos(angle), -0.4 * torch.sin(angle)
     clip = Motion(torch.zeros(60, 3), torch.eye(3).expand(60, 3, 3), bones)
-    assert clip.least_bent == pytest.approx(0.5, abs=0.02)
+    assert clip.least_bent == pytest.approx(0.5, abs=0.03)
     straight = Windows._straightened(bones, clip.least_bent)
     for thigh, shin in LEGS:
         left = bent(straight[:, thigh], straight[:, shin])[0]

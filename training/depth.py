@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the network of `meshpose.depth` on motion capture, and writes `weights/depth.onnx`.
 
-    python -m training.depth --data DATA --out RUN --minutes 60 [--threads 2]       # RUN/depth.pt, goes on from it
+    python -m training.depth --data DATA --out RUN --minutes 60 [--threads 2] [--start weights/depth.onnx]
     python -m training.depth --data DATA --out RUN --minutes 0 --export weights/depth.onnx --bodies BODIES.npy
 
-No picture is needed: motion, cameras and a single-frame network's errors are drawn by `training.sequences`.
+The run is kept in RUN/depth.pt; the same command goes on.  No picture is needed: motion, cameras and a single-frame
+network's errors are drawn by `training.sequences`.
 """
 
 from __future__ import annotations
@@ -126,9 +127,10 @@ def lengths(said: Seen, depth: Tensor) -> Tensor:
 class Run:
     """Network, its average over the last steps, optimiser; kept in RUN/depth.pt."""
 
-    def __init__(self, out: Path, rate: float) -> None:
+    def __init__(self, out: Path, rate: float, start: Path | None = None) -> None:
+        """start: an exported file that a new run begins with."""
         self.file, self.rate = out / "depth.pt", rate
-        self.net, self.averaged = DepthNet(), DepthNet()
+        self.net, self.averaged = read_back(start) if start else DepthNet(), DepthNet()
         self.optimiser = torch.optim.AdamW(self.net.parameters(), rate, weight_decay=1e-2)
         self.minutes, self.steps = 0.0, 0
         if self.file.exists():
@@ -174,13 +176,13 @@ def judged(net: DepthNet, test: list[tuple[Seen, Tensor]]) -> dict[str, float]:
             for name, at in rows.items() for when, x in (("said", before), ("found", found))}  # fmt: skip
 
 
-def train(data: Path, out: Path, minutes: float, rate: float, seed: int) -> None:
+def train(data: Path, out: Path, minutes: float, rate: float, seed: int, start: Path | None = None) -> None:
     """Train until the run is `minutes` old."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
     judge = Windows(load_clips(data / "motion.npz", test=True))
     test = [judge.draw(BATCH, FRAMES) for _ in range(8)]
-    run, windows = Run(out, rate), Windows(load_clips(data / "motion.npz", test=False))
+    run, windows = Run(out, rate, start), Windows(load_clips(data / "motion.npz", test=False))
     torch.manual_seed(seed + run.steps)
     losses, last, before = [], 0.0, time.time()
     while run.minutes < minutes:
@@ -196,6 +198,24 @@ def train(data: Path, out: Path, minutes: float, rate: float, seed: int) -> None
                 stream.write(json.dumps(row) + "\n")
             run.save()
             losses, before = [], time.time()
+
+
+def read_back(file: Path) -> DepthNet:
+    """The network of an exported file, for a training to go on from a shipped one.  ValueError where it is none."""
+    import onnx
+    from onnx import numpy_helper
+
+    stored = {t.name.removesuffix("/half"): t for t in onnx.load(str(file)).graph.initializer}
+    net = DepthNet()
+    try:
+        state = {
+            name: torch.from_numpy(numpy_helper.to_array(stored[f"net.{name}"]).astype(np.float32))
+            for name in net.state_dict()
+        }
+        net.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{file}: is no export of this network: {error}") from error
+    return net
 
 
 def export(net: DepthNet, bodies: np.ndarray, file: Path, share: float = 1.0) -> None:
@@ -229,13 +249,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", type=Path, help="the ONNX file to write")
+    parser.add_argument("--start", type=Path, help="an exported file to go on from, in a new run")
     parser.add_argument("--share", type=float, default=SHARE, help="of the change that is made, for --export")
     parser.add_argument("--bodies", type=Path, help="posed bodies that training.lift has made (a .npy), for --export")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     if not (a.data / "motion.npz").exists():
         parser.error(f"{a.data} has no motion.npz")
-    train(a.data, a.out, a.minutes, a.rate, a.seed)
+    try:
+        train(a.data, a.out, a.minutes, a.rate, a.seed, a.start)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     if a.export:
         if a.bodies is None or not (a.out / "depth.pt").exists():
             parser.error("--export needs --bodies, and a run that was trained")
