@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from meshpose.body import Body
 from meshpose.depth import HIPS, POINTS, RATE
 
 from .sequences import Seen, Windows, load_clips
+from .train import PAUSE, append, cosine
 
 WIDTH = 192
 DILATIONS = (1, 2, 4, 8, 16, 1)
@@ -145,7 +145,7 @@ class Run:
     def step(self, said: Seen, true: Tensor, done: float) -> float:
         """One step; done: share of the run that is behind it."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * min(1, self.steps / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(done, 1))))
+            group["lr"] = self.rate * min(1, self.steps / 100) * (0.02 + 0.98 * cosine(done))
         loss = loss_of(said, self.net(said), true)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -188,14 +188,13 @@ def train(data: Path, out: Path, minutes: float, rate: float, seed: int, start: 
     while run.minutes < minutes:
         losses.append(run.step(*windows.draw(BATCH, FRAMES), run.minutes / minutes))
         now = time.time()
-        run.minutes += min(now - before, 30.0) / 60
+        run.minutes += min(now - before, PAUSE) / 60
         before = now
         if now - last > 60 or run.minutes >= minutes:
             last, row = now, {"minutes": round(run.minutes, 1), "steps": run.steps, "loss": round(np.mean(losses), 4)}
             row |= judged(run.averaged, test)
             print(json.dumps(row), flush=True)
-            with (out / "depth.jsonl").open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
+            append(out / "depth.jsonl", row)
             run.save()
             losses, before = [], time.time()
 
@@ -256,13 +255,15 @@ def main() -> None:
     torch.set_num_threads(a.threads)
     if not (a.data / "motion.npz").exists():
         parser.error(f"{a.data} has no motion.npz")
+    if a.export and (a.bodies is None or not a.bodies.exists()):
+        parser.error("--export needs --bodies, a file of posed bodies that is there")
     try:
         train(a.data, a.out, a.minutes, a.rate, a.seed, a.start)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if a.export:
-        if a.bodies is None or not (a.out / "depth.pt").exists():
-            parser.error("--export needs --bodies, and a run that was trained")
+        if not (a.out / "depth.pt").exists():
+            parser.error(f"--export: {a.out} holds no run; train one first")
         export(Run(a.out, a.rate).averaged, np.load(a.bodies, mmap_mode="r"), a.export, a.share)
 
 

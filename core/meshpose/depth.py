@@ -7,7 +7,7 @@ The network of the mesh sees one frame at a time, and of a leg that swings towar
 bundled sample its depths have half of their true spread.  A small temporal convolutional network (dilated
 convolutions over time, Pavllo et al., "3D human pose estimation in video with temporal convolutions", 2019) reads where
 POINTS of the body are, frame by frame, and answers by how much the depth of each low-poly vertex is to change.  Where a
-vertex is in the picture stays as it was said.  `training/depth.py` makes the weights, from motion capture alone.
+vertex is in the picture stays as it was said.  `training/depth.py` makes the weights, from motion capture.
 """
 
 from __future__ import annotations
