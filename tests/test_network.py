@@ -14,7 +14,7 @@ from meshpose import weights
 from meshpose.body import Body
 from meshpose.crop import CROP, Crop
 from meshpose.errors import WeightsError
-from meshpose.estimate import Estimate, Estimator, TwiceEstimator, agreed, crop_from_coco
+from meshpose.estimate import Estimate, Estimator, TwiceEstimator, agreed, box_agreement, crop_from_coco
 from meshpose.network import Network
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
@@ -168,6 +168,51 @@ def test_what_most_say_counts() -> None:
     assert np.linalg.norm(found.vertices - true, axis=1).mean() < 0.7 * single
     assert np.linalg.norm(found.vertices - true, axis=1)[hand].max() < 10
     assert found.score == 0.8 and found.visibility.min() > 0.7 and found.visibility.max() < 0.8
+
+
+def standing(x: float, tall: float = 200.0) -> np.ndarray:
+    """Low-poly vertices (V, 3) picture px of somebody upright around (x, 150)."""
+    body = Body.load()
+    rest = body.template[body.lowpoly] * (1, 1, -1)  # z is up there
+    size = tall / np.ptp(rest[:, 2])
+    return ((rest - rest.mean(0))[:, [0, 2, 1]] * size + (x, 150, 0)).astype(np.float32)
+
+
+def box_around(points: np.ndarray) -> tuple[float, float, float, float]:
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    return (float(low[0]), float(low[1]), *(float(v) for v in high - low))
+
+
+def test_a_box_fits_the_whole_mesh_or_what_shows_of_it() -> None:
+    points = standing(150)
+    whole = Estimate(Crop(150, 150, 256), points, np.ones(len(points), np.float32), 0.8)
+    upper = np.where(points[:, 1] < 150, 0.9, 0.1).astype(np.float32)
+    half = Estimate(whole.crop, points, upper, 0.8)
+    assert box_agreement(whole, box_around(points), (300, 300)) > 0.9
+    assert box_agreement(half, box_around(points), (300, 300)) > 0.9
+    assert box_agreement(half, box_around(points[upper > 0.5]), (300, 300)) > 0.9
+    assert 0.4 < box_agreement(whole, box_around(points[upper > 0.5]), (300, 300)) < 0.65
+    assert box_agreement(whole, (0, 0, 40, 40), (300, 300)) == 0.02
+    assert box_agreement(Estimate(whole.crop, points + 1000, upper, 0.8), box_around(points), (300, 300)) == 0.02
+
+
+def test_of_two_people_the_one_in_the_box_counts(estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most answers, and the surest, are a neighbour who stands half in the box."""
+    asked, neighbour = standing(150), standing(210, tall=150)
+    seen = np.ones(len(asked), np.float32)
+    calls: list[int] = []
+
+    def on_crops(_: np.ndarray, crops: list[Crop], mirrored: bool = False) -> list[Estimate]:
+        calls.append(len(crops))
+        found = [(asked, 0.75), (neighbour, 0.8), (neighbour, 0.8), (neighbour, 0.8)][: len(crops)]
+        return [Estimate(crop, points, seen, score) for crop, (points, score) in zip(crops, found, strict=True)]
+
+    monkeypatch.setattr(estimator, "on_crops", on_crops)
+    picture = np.zeros((300, 300, 3), np.uint8)
+    of_the_asked, of_the_other = (estimator.from_box(picture, box_around(p), passes=2) for p in (asked, neighbour))
+    assert np.abs(of_the_asked.vertices - asked).max() < 1 and of_the_asked.score == 0.75
+    assert np.abs(of_the_other.vertices - neighbour).max() < 1 and of_the_other.score == 0.8
+    assert calls == [4, 3, 3] * 2
 
 
 def test_iuv_names_the_faces_that_lie_there(

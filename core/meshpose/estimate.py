@@ -22,6 +22,10 @@ SEEN_AGAIN = 3
 """How many of the starts are seen again, in a crop of their own."""
 START_SHARE = 0.5
 """What a start counts beside those seen again: its crop is only the box's."""
+FITTING = 2.0
+"""Power of `box_agreement` in what an answer from a box counts.  Joints that are right, without it and with it: 69.8
+and 71.1 % of 110 renders set apart, 46.1 and 48.7 % of 50 partly hidden ones by the box of what shows; 300 athletes
+alike."""
 AGREEING = 0.06
 """Distance at which two answers no longer speak for each other, in sides of the crop."""
 SURER = 1.3
@@ -82,16 +86,21 @@ class Estimator:
         (`agreed`): on 251 photographs of athletes that no training saw, 83.2 % of the limb joints are right, against
         81.3 for the answer of the best score.  What they agree on is seen once more through its own crop, both ways,
         and speaks with them (83.1 to 83.5 % of `fast`, 87.9 to 88.4 of `accurate` on 130 of them).
+        Of several people in the box the one counts that fills it (`box_agreement`).
         passes: 3 are all of this, 2 the ten answers, 1 the best start.
         """
+
+        def worth(estimate: Estimate) -> float:
+            return estimate.score * box_agreement(estimate, box, (image.shape[1], image.shape[0])) ** FITTING
+
         answers = self.on_crops(image, [Crop.from_box(box, angle=a) for a in START_ANGLES])
-        answers.sort(key=lambda e: -e.score)
+        answers.sort(key=worth, reverse=True)
         found = answers[0]
         for turn in range(passes - 1):
             crops = [self.next_crop(e) for e in (answers[:SEEN_AGAIN] if turn == 0 else [found])]
             answers += self.on_crops(image, crops) + self.on_crops(image, crops, mirrored=True)
             shares = np.where(np.arange(len(answers)) < len(START_ANGLES), START_SHARE, 1.0)
-            found = agreed(answers, shares, self.body)
+            found = agreed(answers, shares, self.body, scores=np.array([worth(e) for e in answers]))
         return found
 
     def from_keypoints(
@@ -144,17 +153,41 @@ class TwiceEstimator(Estimator):
         return [agreed(pair, np.ones(2), self.body, TWICE_SURER) for pair in zip(first, second, strict=True)]
 
 
-def agreed(estimates: Sequence[Estimate], shares: np.ndarray, body: Body, surer: float = SURER) -> Estimate:
+def box_agreement(estimate: Estimate, box: tuple[float, float, float, float], size: tuple[int, int]) -> float:
+    """IoU, at least 0.02, of a box (x, y, w, h) with that of the mesh in a picture of this size (w, h).
+
+    Of all of the mesh, or of what is seen, whichever is greater: boxes are drawn around both.
+    """
+    points = np.asarray(estimate.vertices[:, :2], np.float64)
+    inside = np.all((points >= 0) & (points < size), axis=1)
+    low, high = np.array(box[:2], np.float64), np.array(box[:2], np.float64) + box[2:]
+    best = 0.02
+    for counted in (inside, inside & (estimate.visibility > 0.5)):
+        if counted.sum() < 10:
+            continue
+        a, b = np.percentile(points[counted], [1, 99], axis=0)
+        common = np.prod(np.clip(np.minimum(b, high) - np.maximum(a, low), 0, None))
+        best = max(best, float(common / max(np.prod(b - a) + np.prod(high - low) - common, 1e-9)))
+    return best
+
+
+def agreed(
+    estimates: Sequence[Estimate],
+    shares: np.ndarray,
+    body: Body,
+    surer: float = SURER,
+    scores: np.ndarray | None = None,
+) -> Estimate:
     """What most of several estimates of one person say; shares (n,) is what each counts.
 
-    surer: factor of the mean log odds of being seen.
+    surer: factor of the mean log odds of being seen.  scores (n,): what stands for the estimates' own.
 
     The one that is nearest to the others (by twelve joints, weighted by the scores) is the middle; every vertex becomes
     the mean of those estimates that have it near there.  Crop and score are the middle's.
     """
     vertices = np.stack([e.vertices for e in estimates])
     seen = np.stack([e.visibility for e in estimates]).astype(np.float64).clip(1e-4, 1 - 1e-4)
-    trust = np.array([e.score for e in estimates], np.float64) ** 3 + 1e-9
+    trust = (np.array([e.score for e in estimates], np.float64) if scores is None else scores) ** 3 + 1e-9
     side = float(np.median([e.crop.side for e in estimates]))
     limbs = body.joints(vertices, "lsp14")[:, :LSP_LIMBS, :2]
     apart = np.linalg.norm(limbs[:, None] - limbs[None], axis=-1) / side
