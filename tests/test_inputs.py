@@ -280,7 +280,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("harm", ["one byte", "missing", "cut off"])
 @pytest.mark.parametrize(
-    "name", ["body.npz", "upsampler.npz", "accurate.onnx", "people.onnx", "depth.onnx", "sha256.json"]
+    "name",
+    ["body.npz", "upsampler.npz", "accurate.onnx", "people.onnx", "depth.onnx", "pose_prior.npz", "sha256.json"],
 )
 def test_corrupt_weight_file(package: Path, name: str, harm: str, tmp_path: Path) -> None:
     if name == "sha256.json" and harm == "one byte":

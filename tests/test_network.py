@@ -179,8 +179,8 @@ def standing(x: float, tall: float = 200.0) -> np.ndarray:
 
 
 def box_around(points: np.ndarray) -> tuple[float, float, float, float]:
-    low, high = points[:, :2].min(0), points[:, :2].max(0)
-    return (float(low[0]), float(low[1]), *(float(v) for v in high - low))
+    (x, y), (w, h) = points[:, :2].min(0), np.ptp(points[:, :2], axis=0)
+    return float(x), float(y), float(w), float(h)
 
 
 def test_a_box_fits_the_whole_mesh_or_what_shows_of_it() -> None:

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 3, 5, 4, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 4, 5, 4, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 CORRECT_VERSION = 1
-WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz", "depth.onnx")
+WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz", "depth.onnx", "pose_prior.npz")
 """Weight files that every conversion needs, beside the network's."""
 LEAST_OVERLAP, BOX_FRAMES = 0.2, 15
 """Who stands in a chosen box: intersection over union at least, frames between the box and the person at most."""
@@ -476,7 +476,8 @@ def _place(
     take: Take, person: Person, camera: Camera, height: float | None, body: Body, pace: _Pace
 ) -> Iterator[Progress]:
     said, lens = take.raw_hash(person.id), dataclasses.astuple(camera)
-    made_from = _made_from("place", PLACE_VERSION, said, lens, height, _weights_hash("depth.onnx"))
+    told_by = [_weights_hash(file) for file in ("depth.onnx", "pose_prior.npz")]
+    made_from = _made_from("place", PLACE_VERSION, said, lens, height, *told_by)
     if take.made_from("place", person.id) == made_from:
         return
     lengths = bone_lengths(body, height)
@@ -492,15 +493,12 @@ def _place(
 
 
 def _depth_change(person: Person, camera: Camera, sizes: np.ndarray) -> np.ndarray:
-    """By how much the depths of a person's vertices change for the motion around them: (n, V) pixels."""
-    from .depth import DepthFromMotion
+    """By how much the depths of a person's vertices differ from what the network says: (n, V) pixels."""
+    from .likely import told_depths
 
-    depth, read, at = DepthFromMotion(), [], 0
-    for frames in person.windows():
-        part = slice(at, at := at + len(frames))
-        read.append(depth.read(person.lowpoly_pixels(frames, raw=True), person.visibility(frames), sizes[part], camera))
-    points, seen, hips = (np.concatenate(parts) for parts in zip(*read, strict=True))
-    return depth.change(points, seen, hips, person.times()) / sizes[:, None]
+    said = np.concatenate([person.lowpoly_pixels(frames, raw=True) for frames in person.windows()])
+    told = told_depths(said, person.visibility(), sizes, person.times(), camera)
+    return (told - said)[..., 2].astype(np.float32)
 
 
 def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:

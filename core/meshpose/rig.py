@@ -30,8 +30,8 @@ from threadpoolctl import threadpool_limits
 
 from .body import AVERAGE_ADULT, PHENOTYPES, Body, Shape, quaternion
 from .errors import InputError
-from .rig_prior import HAND_WIDTHS, HINGES, WIDTHS, prior_of
-from .rig_solve import DEPTH_WEIGHT, Group, Linear, Posed, exponential
+from .rig_prior import HAND_WIDTHS, HINGES, WIDTHS, learned_prior, prior_of
+from .rig_solve import Group, Linear, Posed, exponential
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +63,9 @@ SCALE_WIDTH = 0.3
 ARM = ("upperarm01", "upperarm02", "lowerarm01", "lowerarm02")  # with the wrist and fingers, the last to be solved
 SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, ARM_STEPS = 24, 8, 4, 6
 STILL = 0.02  # of the rotations' matrices: a frame whose bones turn by less in a step is ready
+LIKELY_SIGMA, LIKELY_OUTLIER = 0.09, 0.1  # metres: of the vertices in `likely`, where neighbours err alike
+LIKELY_DEPTH = 0.17  # what a vertex' depth counts there against its place across the line of sight
+LIKELY_STEPS = 6
 CHUNK, THREADS = 64, 2  # frames that are solved together
 SEEN = 0.25  # of `bone_visibility`: a bone below it was not seen
 LEAN = 1.0  # vertices' worth of its parent that a bone counts as its own skin
@@ -151,8 +154,7 @@ def _fit(
     if within.shape != seen.shape:
         raise InputError(f"the rig fit needs `inside` {seen.shape}, not {within.shape}")
     weights, seen = mesh_weights(body, seen, within), seen * within
-    share = bone_visibility(body, within / 2)  # of a bone's skin, in the picture
-    firm = 1 + FIRM * np.clip(1 - share / INSIDE, 0, 1) ** 2
+    firm = _firmness(body, within)
     model.scale_to(low)
     best = _well_seen(seen)
     weights /= model.fit_shape(low[best], weights[best], firm[best])
@@ -160,6 +162,45 @@ def _fit(
         parts = list(threads.map(lambda rows: model.fit_poses(low[rows], weights[rows], firm[rows]), _chunks(len(low))))
     rotations, translation = (np.concatenate(p) for p in zip(*parts, strict=True))
     return RigFit(model.phenotype, model.scale, _continuous(quaternion(rotations)), translation, numbers)
+
+
+def likely(vertices: npt.ArrayLike, visibility: npt.ArrayLike, body: Body, inside: npt.ArrayLike) -> Array:
+    """A likely body where the mesh is in the picture: its low-poly (F, V, 3) float64 metres, camera frame.
+
+    vertices (F, V, 3), visibility and inside (F, V) as `fit_rig`'s.  How deep the mesh's vertices lie counts little,
+    how bones turn together (`learned_prior`) much.  Raises InputError as `fit_rig`.
+    """
+    low, seen, _ = _checked(vertices, visibility, np.arange(len(np.asarray(vertices))), body, None)
+    if not len(low):
+        return low
+    model = _Model(body, None)
+    model.posed, model.prior = Posed(body, LIKELY_DEPTH, LIKELY_OUTLIER), learned_prior(body)  # shaped by scale_to
+    within = np.clip(np.asarray(inside, np.float64), 0, 1)
+    weights = mesh_weights(body, seen, within) * (VERTEX_SIGMA / LIKELY_SIGMA)
+    firm = _firmness(body, within)
+
+    def posed(rows: slice) -> Array:
+        deltas, root = model.start(low[rows], weights[rows])
+        deltas[firm[rows] > 0.5 * FIRM] = np.eye(3)
+        for _ in range(LIKELY_STEPS):
+            now = (root, low[rows], weights[rows], model.prior, firm[rows])
+            problem = model.posed.linearise(model.whole, deltas, *now)
+            deltas, root = model.posed.move(problem, deltas, root, problem.solve())
+        found: Array = model.posed.vertices(model.whole, deltas, root).transpose(2, 0, 1).astype(np.float64)
+        return found
+
+    with threadpool_limits(1, "blas"):
+        model.scale_to(low)
+        best = _well_seen(seen * within)
+        model.fit_shape(low[best], weights[best], firm[best])
+        with ThreadPoolExecutor(THREADS) as threads:
+            return np.concatenate(list(threads.map(posed, _chunks(len(low)))))
+
+
+def _firmness(body: Body, within: Array) -> Array:
+    """How many times stronger the prior holds each bone (F, J); within (F, V) 0..1: in the picture."""
+    share = bone_visibility(body, within / 2)  # of a bone's skin
+    return 1 + FIRM * np.clip(1 - share / INSIDE, 0, 1) ** 2
 
 
 def mesh_weights(body: Body, visibility: Array, inside: Array) -> Array:
@@ -299,7 +340,7 @@ class _Model:
         change (n, 3, 7, F) of the vertices, cross (F, P, 7) its image in the poses.
         """
         eliminated = problem.solve(np.concatenate([cross, problem.right[..., None]], -1))
-        roots = np.sqrt(problem.weights)[:, None] * np.array([1, 1, DEPTH_WEIGHT], np.float32)[:, None]  # (n, 3, F)
+        roots = np.sqrt(problem.weights)[:, None] * np.array([1, 1, problem.depth], np.float32)[:, None]  # (n, 3, F)
         flat = (change * roots[:, :, None]).transpose(2, 0, 1, 3).reshape(change.shape[2], -1)
         left = flat @ flat.T - np.einsum("fap,faq->pq", cross, eliminated[..., :-1])
         pull = flat @ (problem.residual * roots).ravel() - np.einsum("fap,fa->p", cross, eliminated[..., -1])

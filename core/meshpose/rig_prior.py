@@ -9,13 +9,14 @@ limits are the literature's, a little wide.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from . import weights
 from .body import Body
 
 Array = npt.NDArray[Any]
@@ -65,19 +66,45 @@ HINGES = {
     "lowerarm02": Hinge((0.512, -0.682, -0.522), 0.0, 30.0, 5.0, -95.0, 95.0),
 }
 """Knee, elbow, and the turn of the lower arm about itself."""
+LIMBS = {"leg": ("upperleg01", "lowerleg01", "foot"), "arm": ("upperarm01", "lowerarm01")}
+"""Bones whose turns the learned prior (weights/pose_prior.npz, `training/pose_prior.py`) knows together."""
+STRENGTH, CALM_SPINE = 2.0, 0.5
+"""What the learned prior's Gaussians count, and the width of the spine's bones beside them: chosen with `likely.py`."""
 ACROSS_LIMIT = 4.0
 """A hinge turns at most so many sigmas across."""
 
 
 @dataclass(frozen=True, eq=False)
+class Mixture:
+    """How some bones turn together: a mixture of K Gaussians over their stacked rotation vectors.
+
+    bones (b,); mean (K, 3b) radians, precision (K, 3b, 3b), constant (K,) logarithm of weight and normalisation.
+    """
+
+    bones: Array
+    mean: Array
+    precision: Array
+    constant: Array
+
+    def nearest(self, vector: Array) -> tuple[Array, Array]:
+        """The likeliest Gaussian at vector (F, 3b): how far it is from its mean (F, 3b), and precision (F, 3b, 3b)."""
+        away = vector[:, None] - self.mean
+        cost = 0.5 * ((away[:, :, None] @ self.precision)[:, :, 0] * away).sum(-1) - self.constant
+        k = cost.argmin(1)
+        return away[np.arange(len(k)), k], self.precision[k]
+
+
+@dataclass(frozen=True, eq=False)
 class Prior:
-    """By bone: axes (J, 3, 3), columns; mean, width, low and high (J, 3) radians about these."""
+    """By bone: axes (J, 3, 3), columns; mean, width, low and high (J, 3) radians about these.  mixtures: what is known
+    of some bones together, in place of mean and width."""
 
     axes: Array
     mean: Array
     width: Array
     low: Array
     high: Array
+    mixtures: tuple[Mixture, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -104,6 +131,26 @@ def prior_of(body: Body) -> Prior:
             low[c], high[c] = both[:, 0], both[:, 1]
     mean, width, low, high = (np.radians(x) for x in (mean, width, low, high))
     return Prior(axes, mean, width, low, high)
+
+
+@lru_cache(maxsize=1)
+def learned_prior(body: Body) -> Prior:
+    """`prior_of` with the mixtures of weights/pose_prior.npz for both sides' LIMBS.
+
+    Raises WeightsError where the file is missing or is not what it should be.
+    """
+    stored, index = dict(np.load(weights.path("pose_prior.npz"))), {n: i for i, n in enumerate(body.bone_names)}
+    found = []
+    for limb, names in LIMBS.items():
+        columns = (stored[f"{limb}_{k}"].astype(np.float64) for k in ("mean", "precision", "constant"))
+        mean, precision, constant = columns
+        for side in "LR":
+            sign = np.tile([1.0, -1.0, -1.0], len(names)) if side == "R" else np.ones(3 * len(names))
+            bones = np.array([index[f"{name}.{side}"] for name in names])
+            found.append(Mixture(bones, mean * sign, STRENGTH * precision * np.outer(sign, sign), constant))
+    plain = prior_of(body)
+    spine = np.array([name.startswith("spine") for name in body.bone_names])
+    return replace(plain, width=np.where(spine[:, None], CALM_SPINE, 1.0) * plain.width, mixtures=tuple(found))
 
 
 def _frame(axis: Array) -> Array:

@@ -150,10 +150,11 @@ class Linear:
     hessian: Array
     right: Array
     prior: Prior
+    depth: float
 
     def onto(self, change: Array) -> Array:
         """Transposed weighted Jacobian times changes (n, 3, K, F) of the vertices -> (F, P, K)."""
-        return _onto(self.group, self.place, self.offsets, self.weights, change)
+        return _onto(self.group, self.place, self.offsets, self.weights, change, self.depth)
 
     def solve(self, right: Array | None = None) -> Array:
         """The step (F, P), or (F, P, K) for other right sides (F, P, K)."""
@@ -163,10 +164,11 @@ class Linear:
 
 
 class Posed:
-    """A shape's low-poly: chains, vertices and Gauss-Newton steps of groups, for one person."""
+    """A shape's low-poly: chains, vertices and Gauss-Newton steps of groups, for one person; depth: what the vertices'
+    depth counts against their place across the line of sight; outlier: metres from which on one counts less."""
 
-    def __init__(self, body: Body) -> None:
-        self.body = body
+    def __init__(self, body: Body, depth: float = DEPTH_WEIGHT, outlier: float = OUTLIER) -> None:
+        self.body, self.depth, self.outlier = body, depth, outlier
 
     def set_shape(self, shape: Shape, scale: float) -> None:
         """Take a rest body, grown by `scale`."""
@@ -241,15 +243,15 @@ class Posed:
         place, offsets = self.place(turned, heads), self.offsets(group)
         target = (low[:, group.rows] - root[:, None]).transpose(1, 2, 0).astype(np.float32)
         residual = target - _skinned(offsets, place)
-        far = 1 + (residual**2).sum(1) / np.float32(OUTLIER**2)
+        far = 1 + (residual**2).sum(1) / np.float32(self.outlier**2)
         squares = (weights[:, group.rows].T ** 2).astype(np.float32) / np.sqrt(far)
-        hessian = _hessian(group, place, self.moments(group), squares)
-        right = _onto(group, place, offsets, squares, residual[:, :, None])[..., 0]
+        hessian = _hessian(group, place, self.moments(group), squares, self.depth)
+        right = _onto(group, place, offsets, squares, residual[:, :, None], self.depth)[..., 0]
         _add_prior(hessian, right, group, deltas, turned, prior, firm)
         index = np.arange(hessian.shape[1])
         hessian[:, index, index] *= 1 + DAMPING
         hessian[:, index, index] += 1e-3
-        return Linear(group, place, offsets, squares, residual, turned, heads, hessian, right, prior)
+        return Linear(group, place, offsets, squares, residual, turned, heads, hessian, right, prior, self.depth)
 
     def move(self, linear: Linear, deltas: Array, root: Array, step: Array) -> tuple[Array, Array]:
         """Applies a step (F, P): turns about world axes, longest LARGEST_STEP, and a shift of the root.
@@ -321,7 +323,7 @@ def _products(group: Group, place: Array, moments: list[tuple[Array, Array]], sq
     return sums[group.at[one], group.at[other]]
 
 
-def _hessian(group: Group, place: Array, moments: list[tuple[Array, Array]], squares: Array) -> Array:
+def _hessian(group: Group, place: Array, moments: list[tuple[Array, Array]], squares: Array, depth: float) -> Array:
     """Gauss-Newton's hessian (F, P, P) of the vertices with weights squares (n, F)."""
     sums = _products(group, place, moments, squares)
     bones, frames = len(group.free), squares.shape[1]
@@ -331,7 +333,7 @@ def _hessian(group: Group, place: Array, moments: list[tuple[Array, Array]], squ
     products = arms[:, :, :3] - arms[:, :, 3, None] * heads[other][:, None]
     size = 3 * bones + 3 * group.shift
     hessian = np.zeros((size, size, frames), np.float32)
-    d = (1.0, 1.0, DEPTH_WEIGHT**2)
+    d = (1.0, 1.0, depth**2)
     for k, i, j in CROSS:  # turn k moves coordinate j by arm i, and i by less arm j
         blocks = {
             k: d[j] * products[:, i, i] + d[i] * products[:, j, j],
@@ -351,11 +353,11 @@ def _hessian(group: Group, place: Array, moments: list[tuple[Array, Array]], squ
     return np.ascontiguousarray(hessian.reshape(-1, frames).T).reshape(frames, size, size)
 
 
-def _onto(group: Group, place: Array, offsets: Array, squares: Array, change: Array) -> Array:
+def _onto(group: Group, place: Array, offsets: Array, squares: Array, change: Array, depth: float) -> Array:
     """Transposed Jacobian times weighted changes (n, 3, K, F) -> (F, P, K)."""
     count, _, wide, frames = change.shape
     scaled = change * squares[:, None, None]
-    scaled[:, 2] *= np.float32(DEPTH_WEIGHT**2)
+    scaled[:, 2] *= np.float32(depth**2)
     flat = offsets.reshape(-1, count) @ scaled.reshape(count, -1)
     flat = flat.reshape(len(offsets), 4, 3, wide, frames)
     sums = np.empty_like(flat)  # arms' coordinate, then the change's
@@ -385,19 +387,34 @@ def _add_prior(
     axes = prior.axes[bones]
     along = (vector[:, :, None] @ axes)[:, :, 0]
     beyond = np.maximum(along - prior.high[bones], 0) + np.minimum(along - prior.low[bones], 0)
-    strength = prior.width[bones] ** -2.0 * (1.0 if firm is None else firm[:, bones, None])
+    mixtures = [m for m in prior.mixtures if np.isin(m.bones, bones).all()]
+    alone = ~np.isin(bones, np.concatenate([m.bones for m in mixtures])) if mixtures else np.ones(len(bones), bool)
+    strength = prior.width[bones] ** -2.0 * (1.0 if firm is None else firm[:, bones, None]) * alone[:, None]
     pull = strength * (along - prior.mean[bones]) + beyond / LIMIT_WIDTH**2
     at_limit = (along > prior.high[bones] - AT_LIMIT) | (along < prior.low[bones] + AT_LIMIT)
     stiffness = strength + at_limit / LIMIT_WIDTH**2
     to_world = turned[:, group.above[group.at[limbs]]]
     # A turn before the bone's own changes its rotation vector by the inverse left Jacobian of SO(3).
-    change = axes.swapaxes(-1, -2) @ _inverse_left_jacobian(vector) @ to_world.swapaxes(-1, -2)  # (F, c, 3, 3)
+    turns = _inverse_left_jacobian(vector) @ to_world.swapaxes(-1, -2)
+    change = axes.swapaxes(-1, -2) @ turns  # (F, c, 3, 3)
     transposed = change.swapaxes(-1, -2)
     blocks = (transposed * stiffness[:, :, None]) @ change
     gradient = (transposed @ pull[..., None])[..., 0]
     at = limbs[:, None] + np.arange(3) * len(group.free)
     hessian[:, at[:, :, None], at[:, None, :]] += blocks
     right[:, at] -= gradient
+    for mixture in mixtures:
+        place = np.searchsorted(bones, mixture.bones)
+        away, precision = mixture.nearest(vector[:, place].reshape(len(vector), -1))
+        if firm is not None:
+            precision = precision * firm[:, mixture.bones].max(1)[:, None, None]
+        jacobian = np.zeros((len(vector), *precision.shape[1:]))
+        for k, turn in enumerate(turns[:, place].swapaxes(0, 1)):
+            jacobian[:, 3 * k : 3 * k + 3, 3 * k : 3 * k + 3] = turn
+        pulled = jacobian.swapaxes(-1, -2) @ precision
+        rows = at[place].ravel()
+        hessian[:, rows[:, None], rows] += pulled @ jacobian
+        right[:, rows] -= (pulled @ away[..., None])[..., 0]
 
 
 def _into_limits(deltas: Array, bones: Array, prior: Prior) -> None:
