@@ -11,8 +11,9 @@ import pytest
 from meshpose.body import Body
 from meshpose.camera import place
 from meshpose.depth import points_of
-from meshpose.likely import likely_depths, told_depths
-from meshpose.rig import likely
+from meshpose.errors import InputError
+from meshpose.likely import LikelyDepths, likely_depths, told_depths
+from meshpose.rig import LikelyBody, well_seen
 from meshpose.rig_prior import LIMBS, learned_prior, prior_of
 from meshpose.rig_solve import Group, Posed, exponential
 from tools.walks import Noise, Truth, make_walk, observed
@@ -61,6 +62,17 @@ def test_the_network_leans_and_the_body_does_not(walk: Truth) -> None:
     assert likely_depths(shrunk[:0], ones[:0], size[:0], walk.camera).shape == (0, len(body.lowpoly), 3)
 
 
+def test_a_clip_in_parts_is_the_clip(walk: Truth) -> None:
+    pixels, visibility, _ = observed(walk, Noise(seed=2))
+    sizes, best = sizes_of(walk), well_seen(visibility)
+    whole = likely_depths(pixels, visibility, sizes, walk.camera)
+    parts = LikelyDepths(pixels[best], visibility[best], sizes[best], walk.camera)
+    found = [parts(pixels[p], visibility[p], sizes[p]) for p in (slice(0, 20), slice(20, 21), slice(21, None))]
+    np.testing.assert_allclose(np.concatenate(found), whole, atol=0.05)
+    with pytest.raises(InputError, match="a frame"):
+        LikelyDepths(pixels[:0], visibility[:0], sizes[:0], walk.camera)
+
+
 def test_a_mesh_that_is_no_body_keeps_its_depths(walk: Truth) -> None:
     pixels, visibility, _ = observed(walk, Noise(seed=1))
     torn = np.array(pixels[:4], np.float64)
@@ -76,7 +88,7 @@ def test_what_is_outside_of_the_picture_is_as_people_are(walk: Truth) -> None:
     legs = low[..., 1] > joints[:, 2:4, 1].mean(1)[:, None] + 0.15
     inside = np.where(legs, 0.0, 1.0)
     low[legs] += np.random.default_rng(0).normal(0, 0.2, (int(legs.sum()), 3))
-    posed = body.joints(likely(low, inside, body, inside), "lsp14")
+    posed = body.joints(LikelyBody(low, inside, body, inside)(low, inside, inside), "lsp14")
     knees, hips = posed[:, [1, 4]], posed[:, 2:4].mean(1, keepdims=True)
     assert (knees[..., 1] - hips[..., 1]).min() > 0.25, "metres below the hips"
 

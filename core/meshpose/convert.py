@@ -494,11 +494,22 @@ def _place(
 
 def _depth_change(person: Person, camera: Camera, sizes: np.ndarray) -> np.ndarray:
     """By how much the depths of a person's vertices differ from what the network says: (n, V) pixels."""
-    from .likely import told_depths
+    from .depth import DepthFromMotion
+    from .likely import LikelyDepths
+    from .rig import well_seen
 
-    said = np.concatenate([person.lowpoly_pixels(frames, raw=True) for frames in person.windows()])
-    told = told_depths(said, person.visibility(), sizes, person.times(), camera)
-    return (told - said)[..., 2].astype(np.float32)
+    depth, best = DepthFromMotion(), well_seen(person.visibility())
+    frames = person.frames[best]
+    likely = LikelyDepths(person.lowpoly_pixels(frames, raw=True), person.visibility(frames), sizes[best], camera)
+    change, read, at = [], [], 0
+    for frames in person.windows():
+        part = slice(at, at := at + len(frames))
+        said, visibility = person.lowpoly_pixels(frames, raw=True), person.visibility(frames)
+        found = likely(said, visibility, sizes[part])
+        change.append((found - said)[..., 2].astype(np.float32))
+        read.append(depth.read(found, visibility, sizes[part], camera))
+    points, seen, hips = (np.concatenate(parts) for parts in zip(*read, strict=True))
+    return np.concatenate(change) + depth.change(points, seen, hips, person.times()) / sizes[:, None]
 
 
 def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:

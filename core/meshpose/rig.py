@@ -63,7 +63,7 @@ SCALE_WIDTH = 0.3
 ARM = ("upperarm01", "upperarm02", "lowerarm01", "lowerarm02")  # with the wrist and fingers, the last to be solved
 SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, ARM_STEPS = 24, 8, 4, 6
 STILL = 0.02  # of the rotations' matrices: a frame whose bones turn by less in a step is ready
-LIKELY_SIGMA, LIKELY_OUTLIER = 0.09, 0.1  # metres: of the vertices in `likely`, where neighbours err alike
+LIKELY_SIGMA, LIKELY_OUTLIER = 0.09, 0.1  # metres: of the vertices of a LikelyBody, where neighbours err alike
 LIKELY_DEPTH = 0.17  # what a vertex' depth counts there against its place across the line of sight
 LIKELY_STEPS = 6
 CHUNK, THREADS = 64, 2  # frames that are solved together
@@ -156,7 +156,7 @@ def _fit(
     weights, seen = mesh_weights(body, seen, within), seen * within
     firm = _firmness(body, within)
     model.scale_to(low)
-    best = _well_seen(seen)
+    best = well_seen(seen)
     weights /= model.fit_shape(low[best], weights[best], firm[best])
     with ThreadPoolExecutor(THREADS) as threads:  # numpy lets go of Python's lock while it computes
         parts = list(threads.map(lambda rows: model.fit_poses(low[rows], weights[rows], firm[rows]), _chunks(len(low))))
@@ -164,37 +164,51 @@ def _fit(
     return RigFit(model.phenotype, model.scale, _continuous(quaternion(rotations)), translation, numbers)
 
 
-def likely(vertices: npt.ArrayLike, visibility: npt.ArrayLike, body: Body, inside: npt.ArrayLike) -> Array:
-    """A likely body where the mesh is in the picture: its low-poly (F, V, 3) float64 metres, camera frame.
+class LikelyBody:
+    """One person as a body of likely poses: how deep the vertices of a mesh lie counts little for it, how bones turn
+    together (`learned_prior`) much."""
 
-    vertices (F, V, 3), visibility and inside (F, V) as `fit_rig`'s.  How deep the mesh's vertices lie counts little,
-    how bones turn together (`learned_prior`) much.  Raises InputError as `fit_rig`.
-    """
-    low, seen, _ = _checked(vertices, visibility, np.arange(len(np.asarray(vertices))), body, None)
-    if not len(low):
-        return low
-    model = _Model(body, None)
-    model.posed, model.prior = Posed(body, LIKELY_DEPTH, LIKELY_OUTLIER), learned_prior(body)  # shaped by scale_to
-    within = np.clip(np.asarray(inside, np.float64), 0, 1)
-    weights = mesh_weights(body, seen, within) * (VERTEX_SIGMA / LIKELY_SIGMA)
-    firm = _firmness(body, within)
+    def __init__(self, vertices: npt.ArrayLike, visibility: npt.ArrayLike, body: Body, inside: npt.ArrayLike) -> None:
+        """Solves the shape on some frames (`well_seen` names them): vertices (F, V, 3), visibility and inside (F, V) as
+        `fit_rig`'s.  Raises InputError as that does, and where there is no frame."""
+        self._body = body
+        low, weights, firm = self._looked_at(vertices, visibility, inside)
+        if not len(low):
+            raise InputError("a body needs a frame to be seen on")
+        self._model = model = _Model(body, None)
+        model.posed, model.prior = Posed(body, LIKELY_DEPTH, LIKELY_OUTLIER), learned_prior(body)
+        with threadpool_limits(1, "blas"):
+            model.set_shape(model.phenotype, 0.0)
+            model.scale_to(low)
+            model.fit_shape(low, weights, firm)
 
-    def posed(rows: slice) -> Array:
-        deltas, root = model.start(low[rows], weights[rows])
-        deltas[firm[rows] > 0.5 * FIRM] = np.eye(3)
+    def __call__(self, vertices: npt.ArrayLike, visibility: npt.ArrayLike, inside: npt.ArrayLike) -> Array:
+        """Its low-poly (F, V, 3) float64 metres where the mesh lies in the picture; arguments as before."""
+        low, weights, firm = self._looked_at(vertices, visibility, inside)
+        if not len(low):
+            return low
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as threads:
+            parts = threads.map(lambda r: self._posed(low[r], weights[r], firm[r]), _chunks(len(low)))
+            return np.concatenate(list(parts))
+
+    def _looked_at(
+        self, vertices: npt.ArrayLike, visibility: npt.ArrayLike, inside: npt.ArrayLike
+    ) -> tuple[Array, Array, Array]:
+        """Vertices, their weights, and how firm bones are held."""
+        low, seen, _ = _checked(vertices, visibility, np.arange(len(np.asarray(vertices))), self._body, None)
+        within = np.clip(np.asarray(inside, np.float64), 0, 1)
+        weights = mesh_weights(self._body, seen, within) * (VERTEX_SIGMA / LIKELY_SIGMA)
+        return low, weights, _firmness(self._body, within)
+
+    def _posed(self, low: Array, weights: Array, firm: Array) -> Array:
+        model = self._model
+        deltas, root = model.start(low, weights)
+        deltas[firm > 0.5 * FIRM] = np.eye(3)
         for _ in range(LIKELY_STEPS):
-            now = (root, low[rows], weights[rows], model.prior, firm[rows])
-            problem = model.posed.linearise(model.whole, deltas, *now)
+            problem = model.posed.linearise(model.whole, deltas, root, low, weights, model.prior, firm)
             deltas, root = model.posed.move(problem, deltas, root, problem.solve())
         found: Array = model.posed.vertices(model.whole, deltas, root).transpose(2, 0, 1).astype(np.float64)
         return found
-
-    with threadpool_limits(1, "blas"):
-        model.scale_to(low)
-        best = _well_seen(seen * within)
-        model.fit_shape(low[best], weights[best], firm[best])
-        with ThreadPoolExecutor(THREADS) as threads:
-            return np.concatenate(list(threads.map(posed, _chunks(len(low)))))
 
 
 def _firmness(body: Body, within: Array) -> Array:
@@ -383,7 +397,7 @@ def _checked(
     return x.astype(np.float64), np.clip(seen, 0, 1), numbers
 
 
-def _well_seen(seen: Array) -> Array:
+def well_seen(seen: Array) -> Array:
     """SHAPE_FRAMES frames spread over time among the better seen half, ascending; all where there are no more."""
     half = np.sort(np.argsort(-seen.mean(1), kind="stable")[: max(SHAPE_FRAMES, len(seen) // 2)])
     return half[np.unique(np.linspace(0, len(half) - 1, SHAPE_FRAMES).round().astype(int))]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The depth part of a Take: table `depth`, by how much the motion around a frame changes what the network said of it.
+"""The depth part of a Take: table `depth`, by how much likely poses and the motion around a frame (`likely`) change
+what the network said of it.
 
 A Take without it (an older one, one that is not placed yet) has the depths as the network said them.
 """
@@ -47,7 +48,7 @@ def write(database: Database, person: int, frames: np.ndarray, change: np.ndarra
 
 
 def laid_on(person: Person, frames: Frames, pixels: np.ndarray) -> np.ndarray:
-    """The low-poly (n, V, 3) of some frames, pixels, with its depths changed where the motion changes them."""
+    """The low-poly (n, V, 3) of some frames, pixels, with its depths changed."""
     database, frames = person.take._db, person.frames if frames is None else frames
     if not len(frames) or not there(database):
         return pixels
