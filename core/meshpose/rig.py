@@ -62,6 +62,7 @@ PHENOTYPE_WIDTHS = np.array([0.35, 0.02, 0.25, 0.25, 0.08, 0.25])
 SCALE_WIDTH = 0.3
 ARM = ("upperarm01", "upperarm02", "lowerarm01", "lowerarm02")  # with the wrist and fingers, the last to be solved
 SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, ARM_STEPS = 24, 8, 4, 6
+SHAPE_LEAST = 3  # frames from which on a LikelyBody has a shape of its own: one or two say more of their pose
 STILL = 0.02  # of the rotations' matrices: a frame whose bones turn by less in a step is ready
 LIKELY_SIGMA, LIKELY_OUTLIER = 0.09, 0.1  # metres: of the vertices of a LikelyBody, where neighbours err alike
 LIKELY_DEPTH = 0.17  # what a vertex' depth counts there against its place across the line of sight
@@ -180,7 +181,8 @@ class LikelyBody:
         with threadpool_limits(1, "blas"):
             model.set_shape(model.phenotype, 0.0)
             model.scale_to(low)
-            model.fit_shape(low, weights, firm)
+            if len(low) >= SHAPE_LEAST:
+                model.fit_shape(low, weights, firm)
 
     def __call__(self, vertices: npt.ArrayLike, visibility: npt.ArrayLike, inside: npt.ArrayLike) -> Array:
         """Its low-poly (F, V, 3) float64 metres where the mesh lies in the picture; arguments as before."""
