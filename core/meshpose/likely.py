@@ -5,7 +5,7 @@
     pixels = told_depths(pixels, visibility, sizes, times, camera)   # a clip: the motion tells, too
 
 What the network says of depths is drawn to the middle, and on footage it leans (on a dancer's two views its joints err
-by 91 mm; the same places with the depths of a likely body by 60 to 75).  So a body is fitted to the places, whose poses
+by 91 mm; the same places with the depths of a likely body by 57 to 79).  So a body is fitted to the places, whose poses
 are likely (`rig_prior.learned_prior`: a lifted thigh has its knee bent) and for which the network's depths only count
 enough to tell front from back; its depths replace the network's, places stay.  Then the motion tells what single frames
 do not (`depth.DepthFromMotion`).
