@@ -23,6 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"crop", "body", "upsample", "raster", "container", "database", "matching", "session", "mapping"}),
     frozenset({"rig_prior"}),
     frozenset({"rig_solve"}),
+    frozenset({"rig_start"}),
     frozenset({"video", "detect", "network", "camera", "rig", "rigs", "estimate", "track", "metrics", "coco"})
     | frozenset({"smooth", "repair", "ground", "contact", "feet", "trajectory", "order"}),
     frozenset({"corrections", "depth"}),  # solves with the rig; knows the camera

@@ -33,6 +33,14 @@ def check_accuracy(error_metres: np.ndarray) -> None:
     assert np.percentile(error, 99.9) < 0.2
 
 
+def test_lowpoly_shape_is_the_shapes_part(body: Body) -> None:
+    phenotype = {"age": 0.2, "weight": 0.9}
+    whole, low = body.shape(phenotype), body.lowpoly_shape(phenotype)
+    assert np.abs(low.vertices - whole.vertices[body.lowpoly]).max() < 1e-6
+    assert np.array_equal(low.heads, whole.heads) and np.array_equal(low.orientations, whole.orientations)
+    assert 0 <= whole.stature - low.stature < 0.02
+
+
 def test_posing_equals_anny(body: Body) -> None:
     with np.load(REFERENCE) as z:
         stored = {name: z[name] for name in z.files}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from meshpose import rig, rig_solve
-from meshpose.body import Body, rotation_matrix
+from meshpose import rig, rig_solve, rig_start
+from meshpose.body import Body, Shape, rotation_matrix
 from meshpose.errors import InputError
 from meshpose.rig import fit_rig
 from meshpose.rig_prior import HINGES, WIDTHS, prior_of
@@ -26,7 +26,7 @@ class Clip:
 
     truth: np.ndarray
     mesh: np.ndarray
-    stature: float
+    shape: Shape
     rotations: np.ndarray
 
 
@@ -42,7 +42,7 @@ def make_clip(body: Body, seed: int, frames: int = 8, noise: float = 0.005) -> C
     shape = body.shape(bodies.phenotype[0])
     truth = body.pose(shape, bodies.rotations, bodies.translation + [0, 0, 4], bodies.face)
     low = truth[:, body.lowpoly] + rng.normal(0, noise, (frames, 500, 3))
-    return Clip(truth, Upsampler.load().up(low), shape.stature, bodies.rotations)
+    return Clip(truth, Upsampler.load().up(low), shape, bodies.rotations)
 
 
 def distance(body: Body, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_posed_body_reproduces_a_noisy_mesh(body: Body, seed: int) -> None:
     assert distance(body, posed, clip.truth).mean() < 10
     assert distance(body, posed, clip.truth).max() < 18
     assert distance(body, posed, clip.mesh).mean() < 15, "the issue's measure: the predicted mesh"
-    assert abs(fit.stature(body) / clip.stature - 1) < 0.03
+    assert abs(fit.stature(body) / clip.shape.stature - 1) < 0.03
 
 
 def test_bones_turn_as_they_did(body: Body) -> None:
@@ -177,6 +177,35 @@ def test_sums_before_the_bones_turn_are_those_of_posed_vertices(body: Body) -> N
     inside = ~np.eye(hessian.shape[1], dtype=bool)  # the diagonal is damped
     assert np.abs(found.hessian - hessian)[:, inside].max() < 2e-3 * hessian.max()
     assert np.abs(found.right - right).max() < 2e-3 * np.abs(right).max()
+
+
+def test_start_lies_near_the_mesh(body: Body) -> None:
+    """In closed form, before any step: joints and surface alone tell how bones turn, within some centimetres."""
+    clip = make_clip(body, 4, frames=12, noise=0.0)
+    low, bones = clip.truth[:, body.lowpoly].astype(np.float64), [*WIDTHS, *HINGES]
+    group, posed = rig_solve.Group(body, bones, bones), rig_solve.Posed(body)
+    posed.set_shape(clip.shape, 1.0)
+    begun = posed.vertices(group, *rig_start.Start(body, group)(posed, low, np.ones(low.shape[:2])))
+    away = 1000 * np.linalg.norm(begun.transpose(2, 0, 1) - low, axis=-1)
+    print(f"start to mesh: mean {away.mean():.1f} mm, worst frame {away.mean(1).max():.1f}")
+    assert away.mean(1).max() < 40
+
+
+def test_swing_and_twist() -> None:
+    """A swing points where it should, turned right round too; a twist is the turn about its axis that was made."""
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(50, 3))
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    b = np.concatenate([a[1:26], -a[25:40], a[40:]])
+    turn = rig_start._swing(a, b)
+    assert np.abs((turn @ a[..., None])[..., 0] - b).max() < 1e-9
+    assert np.abs(turn @ turn.swapaxes(1, 2) - np.eye(3)).max() < 1e-9
+    assert np.abs(turn[40:] - np.eye(3)).max() < 1e-9
+    angle, arms = rng.uniform(-3, 3, 50), rng.normal(size=(50, 7, 3))
+    twisted = arms @ rig_solve.exponential(a * angle[:, None]).swapaxes(1, 2)
+    found = rig_start._twist(a, np.einsum("fva,fvb->fab", arms, twisted))
+    assert np.abs(rig_solve.rotation_vector(found) - a * angle[:, None]).max() < 1e-9
+    assert np.abs(rig_start._twist(a, np.zeros((50, 3, 3))) - np.eye(3)).max() == 0
 
 
 def test_nobody_gives_an_empty_fit(body: Body) -> None:

@@ -341,8 +341,10 @@ class Crops(Dataset):
         tracked: float = 0.6,
         cut: float = 0.15,
         stretched: float = 0.5,
+        upright: bool = False,
     ) -> None:
-        self.tracked, self.cut, self.stretched = tracked, cut, stretched
+        """tracked, cut, stretched: shares of the crops that are so; upright: crops stand as the picture does."""
+        self.tracked, self.cut, self.stretched, self.upright = tracked, cut, stretched, upright
         self.people, self.faces, self.mirror, self.seed = people, faces.astype(np.int64), mirror.astype(np.int64), seed
 
     def __len__(self) -> int:
@@ -360,6 +362,8 @@ class Crops(Dataset):
             person, image = stretched(person, image, rng)
         size = (image.shape[1], image.shape[0])
         crop = draw_crop(person, rng, size, self.tracked)
+        if self.upright:
+            crop = replace(crop, angle=0.0)
         x = disturb_colours(crop.warp(image), rng)
         covered = cut_out(x, rng)
         sample = self._truth(person, crop, covered)

@@ -136,9 +136,11 @@ def thinned(dense: np.ndarray, meshes: np.ndarray, keep: int = 14, noise: float 
     return out
 
 
-def batches(people: list, geometry: Geometry, config: Config, start: int) -> Iterator[dict[str, Tensor]]:
-    """Endless batches; `start` moves the seed on, so that a resumed run sees new crops."""
-    data = Crops(people, geometry.faces.numpy(), geometry.mirror, config.seed + start)
+def batches(
+    people: list, geometry: Geometry, config: Config, start: int, upright: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Endless batches; `start` moves the seed on, so that a resumed run sees new crops; upright: see `Crops`."""
+    data = Crops(people, geometry.faces.numpy(), geometry.mirror, config.seed + start, upright=upright)
     loader: DataLoader = DataLoader(
         data,
         batch_size=config.batch,
@@ -194,11 +196,14 @@ def step_losses(
 class Held:
     """Fixed crops of persons who are never trained on, and what the heatmaps make of them."""
 
-    def __init__(self, people: list, geometry: Geometry, count: int = 192, batch: int = 16) -> None:
+    def __init__(
+        self, people: list, geometry: Geometry, count: int = 192, batch: int = 16, upright: bool = False
+    ) -> None:
         exact = [i for i, p in enumerate(people) if p.exact][: count // 2]
         keys = exact + [i for i, p in enumerate(people) if not p.exact][: count - len(exact)]
-        data = Crops(people, geometry.faces.numpy(), geometry.mirror, seed=99, stretched=0.0)
-        wanted = ("crop", "vertices", "visible", "exact", "joints")
+        data = Crops(people, geometry.faces.numpy(), geometry.mirror, seed=99, stretched=0.0, upright=upright)
+        surface = ("surface_face", "surface_bary", "surface_xy", "surface_weight")
+        wanted = ("crop", "vertices", "visible", "exact", "joints", *surface)
         self.regressor = geometry.regressor
         samples = [{k: v for k, v in data[(i, 1)].items() if k in wanted} for i in keys[: len(keys) // batch * batch]]
         self.batches = [default_collate(samples[i : i + batch]) for i in range(0, len(samples), batch)]

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 4, 5, 4, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 5, 6, 4, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 CORRECT_VERSION = 1
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz", "depth.onnx", "pose_prior.npz")

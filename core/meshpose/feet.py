@@ -35,7 +35,7 @@ SIDES = "LR"
 CHAIN = ("upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot")
 RELEASE = 0.2
 """Seconds in which a foot goes over from its place to its free way."""
-STRAY, STRAY_ALONG, LEAST_SPLIT = 0.12, 0.3, 12
+STRAY, STRAY_ALONG, LEAST_SPLIT = 0.12, 0.4, 12
 """Metres that a foot may move on in what is held for one stance, across the line of sight and along it; more, and it is
 two, if it lasts for so many frames."""
 RAY_SIGMA, DEPTH_SIGMA = 0.02, 0.1

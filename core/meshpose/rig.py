@@ -4,9 +4,7 @@
     fit = fit_rig(vertices, visibility, frames, Body.load())
     posed = fit.vertices(Body.load())                       # (F, 13718, 3) metres, camera frame
 
-1. Start, in closed form, parents before children (HybrIK's decomposition): the root, chest, head, hands and feet turn
-   by weighted Procrustes; every other bone swings so that it points from its joint to its child's joint, and its twist
-   is the turn around that axis which brings the surface that the bone carries onto the mesh.
+1. Start, in closed form, by joints and surface (rig_start.py).
 2. Shape: phenotype and scale of the person by Gauss-Newton over up to 24 well seen frames together, with their poses
    eliminated frame by frame (Schur complement).
 3. Poses of all frames by Gauss-Newton on the skinned low-poly vertices (rig_solve.py), with a prior and limits for how
@@ -31,26 +29,10 @@ from threadpoolctl import threadpool_limits
 from .body import AVERAGE_ADULT, PHENOTYPES, Body, Shape, quaternion
 from .errors import InputError
 from .rig_prior import HAND_WIDTHS, HINGES, WIDTHS, learned_prior, prior_of
-from .rig_solve import Group, Linear, Posed, exponential
+from .rig_solve import Group, Linear, Posed
+from .rig_start import Start
 
 Array = npt.NDArray[Any]
-
-# Bones that turn as a whole by Procrustes at the start: name -> bones whose vertices say how.
-BLOCKS = {
-    "root": ("root", "pelvis.L", "pelvis.R", "spine05"),
-    "spine01": ("spine01", "spine02", "clavicle.L", "clavicle.R", "shoulder01.L", "shoulder01.R"),
-    "head": ("head",),
-    **{f"wrist.{s}": (f"wrist.{s}", *(f"metacarpal{i}.{s}" for i in range(1, 5))) for s in "LR"},
-    **{f"foot.{s}": (f"foot.{s}", *(f"toe{i}-1.{s}" for i in range(1, 6))) for s in "LR"},
-}
-# The next bone along a limb, where a bone has several children or skips some.
-NEXT = {
-    "clavicle": "upperarm01",
-    "shoulder01": "upperarm01",
-    "spine05": "spine03",
-    "spine04": "spine02",
-    "spine03": "spine01",
-}
 
 VERTEX_SIGMA = 0.015  # metres: how far the mesh may lie from the best posed body; more if it turns out to lie farther
 GUESSED_WEIGHT = 0.15  # of an invisible vertex, against 1 of a visible one
@@ -61,13 +43,14 @@ FIRM = 100.0  # how many times stronger the prior holds a bone that is outside o
 PHENOTYPE_WIDTHS = np.array([0.35, 0.02, 0.25, 0.25, 0.08, 0.25])
 SCALE_WIDTH = 0.3
 ARM = ("upperarm01", "upperarm02", "lowerarm01", "lowerarm02")  # with the wrist and fingers, the last to be solved
-SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, ARM_STEPS = 24, 8, 4, 6
+SHAPE_FRAMES, SHAPE_STEPS, POSE_STEPS, ARM_STEPS = 24, 7, 4, 6
+SHAPE_LINEARISED = (2, 4)  # steps that ask anew how vertices follow the shape: it hardly depends on the pose
 SHAPE_LEAST = 3  # frames from which on a LikelyBody has a shape of its own: one or two say more of their pose
-STILL = 0.02  # of the rotations' matrices: a frame whose bones turn by less in a step is ready
+STILL = 0.03  # of the rotations' matrices: a frame whose bones turn by less in a step is ready
 LIKELY_SIGMA, LIKELY_OUTLIER = 0.09, 0.1  # metres: of the vertices of a LikelyBody, where neighbours err alike
 LIKELY_DEPTH = 0.17  # what a vertex' depth counts there against its place across the line of sight
 LIKELY_STEPS = 6
-CHUNK, THREADS = 64, 2  # frames that are solved together
+CHUNK, THREADS = 160, 2  # frames that are solved together
 SEEN = 0.25  # of `bone_visibility`: a bone below it was not seen
 LEAN = 1.0  # vertices' worth of its parent that a bone counts as its own skin
 
@@ -204,7 +187,7 @@ class LikelyBody:
 
     def _posed(self, low: Array, weights: Array, firm: Array) -> Array:
         model = self._model
-        deltas, root = model.start(low, weights)
+        deltas, root = model.start(model.posed, low, weights)
         deltas[firm > 0.5 * FIRM] = np.eye(3)
         for _ in range(LIKELY_STEPS):
             problem = model.posed.linearise(model.whole, deltas, root, low, weights, model.prior, firm)
@@ -231,14 +214,12 @@ class _Model:
 
     def __init__(self, body: Body, height: float | None) -> None:
         self.body, self.height = body, height
-        self.bones = body.skin_bones[body.lowpoly].astype(int)
-        self.skin = body.skin_weights[body.lowpoly].astype(np.float64)
         arms_and_all = [*WIDTHS, *HINGES]
         every = [*arms_and_all, *HAND_WIDTHS]
         self.whole = Group(body, arms_and_all, arms_and_all)
         self.arms = [Group(body, [*ARM, *HAND_WIDTHS], every, side, shift=False) for side in "LR"]
         self.later = np.concatenate([arm.free for arm in self.arms])
-        self.everything = Group(body, every, every)
+        self.start = Start(body, self.whole)
         self.posed = Posed(body)
         self.prior = prior_of(body)
         self.phenotype = np.array(AVERAGE_ADULT)
@@ -248,68 +229,27 @@ class _Model:
     def set_shape(self, phenotype: Array, log_scale: float) -> None:
         """Takes a phenotype and scale; a given height overrules the scale."""
         self.phenotype = np.clip(phenotype, 0.0, 1.0)
-        self.shape: Shape = self.body.shape(self.phenotype)
+        self.shape: Shape = self.body.lowpoly_shape(self.phenotype)
         if self.height is not None:
-            log_scale = float(np.log(self.height / self.shape.stature))
+            log_scale = float(np.log(self.height / self.body.shape(self.phenotype).stature))
         self.log_scale, self.scale = log_scale, float(np.exp(log_scale))
         self.posed.set_shape(self.shape, self.scale)
 
     def scale_to(self, low: Array) -> None:
         """Scale from the lengths of limbs and trunk, average over the frames (skipped when the height is given)."""
         joints = self.body.joints(low, "lsp14").astype(np.float64)
-        rest = self.body.joints(self.shape.vertices[self.body.lowpoly], "lsp14").astype(np.float64)
+        rest = self.body.joints(self.shape.vertices, "lsp14").astype(np.float64)
         pairs = np.array(
             [(0, 1), (1, 2), (3, 4), (4, 5), (6, 7), (7, 8), (9, 10), (10, 11), (2, 12), (3, 12), (12, 13)]
         )
         length = lambda j: np.linalg.norm(j[..., pairs[:, 0], :] - j[..., pairs[:, 1], :], axis=-1).sum(-1)  # noqa: E731
         self.set_shape(self.phenotype, float(np.log(np.median(length(joints)) / length(rest))))
 
-    # -- the closed-form start ----------------------------------------------------------------------------------------
-
-    def start(self, low: Array, weights: Array) -> tuple[Array, Array]:
-        """Deltas (F, J, 3, 3) and root (F, 3) from joints and surface, parents before children."""
-        body, posed = self.body, self.posed
-        joints = body.joints(low, "rig").astype(np.float64)
-        index = {n: i for i, n in enumerate(body.bone_names)}
-        dense = np.zeros((len(body.bone_names), len(low[0])))
-        np.add.at(dense, (self.bones, np.arange(len(low[0]))[:, None]), self.skin)
-        turned = np.empty((len(low), len(self.whole.turning), 3, 3))
-        deltas = np.tile(np.eye(3), (len(low), len(index), 1, 1))
-        for s, c in enumerate(self.whole.turning):
-            name = body.bone_names[c]
-            parent = turned[:, self.whole.above[s]] if c else np.broadcast_to(np.eye(3), (len(low), 3, 3))
-            if name in BLOCKS:
-                share = dense[[index[b] for b in BLOCKS[name]]].sum(0)
-                rows = np.flatnonzero(share > 0.02)
-                share = share[rows] * weights[:, rows] ** 2
-                turned[:, s] = _procrustes(posed.rest[rows], low[:, rows], share) @ posed.align[c].T
-            elif (child := self._next(name, index)) is not None:
-                base = parent @ posed.align[c]
-                along = base @ (posed.heads[child] - posed.heads[c])
-                swing = _swing(along, joints[:, child] - joints[:, c]) @ base
-                rows = np.flatnonzero(dense[c] > 0.02)
-                arms = (posed.rest[rows] - posed.heads[c]) @ swing.swapaxes(1, 2)
-                hits = low[:, rows] - joints[:, c, None]
-                twist = _twist(joints[:, child] - joints[:, c], arms, hits, dense[c, rows] * weights[:, rows] ** 2)
-                turned[:, s] = twist @ swing @ posed.align[c].T
-            else:
-                turned[:, s] = parent
-            deltas[:, c] = parent.swapaxes(1, 2) @ turned[:, s]
-        return deltas, joints[:, 0]
-
-    def _next(self, name: str, index: dict[str, int]) -> int | None:
-        """The bone whose head a bone points to."""
-        base, _, side = name.partition(".")
-        if base in NEXT:
-            return index[NEXT[base] + ("." + side if side else "")]
-        children = np.flatnonzero(self.body.bone_parents == index[name])
-        return int(children[0]) if len(children) == 1 else None
-
     # -- Gauss-Newton -------------------------------------------------------------------------------------------------
 
     def fit_poses(self, low: Array, weights: Array, firm: Array) -> tuple[Array, Array]:
         """Deltas (F, J, 3, 3) and root (F, 3) of all frames with the present shape."""
-        deltas, root = self.start(low, weights)
+        deltas, root = self.start(self.posed, low, weights)
         deltas[firm > 0.5 * FIRM] = np.eye(3)  # nothing says how these turn, and a wild start may not find home
         for group, steps in ((self.whole, POSE_STEPS), *((arm, ARM_STEPS) for arm in self.arms)):
             rows = np.arange(len(low))
@@ -331,30 +271,28 @@ class _Model:
         Returns how many times farther than VERTEX_SIGMA the mesh lies from the posed body, at least 1: a mesh that is
         no body's must not drag bones and phenotypes to where no body goes.
         """
-        deltas, root = self.start(low, weights)
+        deltas, root = self.start(self.posed, low, weights)
         excess = 1.0
         for step in range(SHAPE_STEPS):
             problem = self.posed.linearise(self.whole, deltas, root, low, weights / excess, self.prior, firm)
-            shape_step = np.zeros(len(PHENOTYPES) + 1)
-            right = problem.right
-            if step >= 2:  # first the poses, or a wrong turn is taken for a wrong shape
-                if step % 2 == 0:  # it hardly depends on the pose
-                    change = self.shape_change(deltas)
-                cross = problem.onto(change)
-                shape_step = self.shape_step(problem, change, cross)
-                right = right - cross @ shape_step
-            pose_step = problem.solve(right[..., None])[..., 0]
+            if step in SHAPE_LINEARISED:
+                change = self.shape_change(deltas)
+            if step >= min(SHAPE_LINEARISED):  # first the poses, or a wrong turn is taken for a wrong shape
+                pose_step, shape_step = self.both_steps(problem, change)
+            else:
+                pose_step, shape_step = problem.solve(), np.zeros(len(PHENOTYPES) + 1)
             deltas, root = self.posed.move(problem, deltas, root, pose_step)
             self.set_shape(self.phenotype + shape_step[:-1], self.log_scale + shape_step[-1])
             square = ((low.transpose(1, 2, 0) - self.posed.vertices(self.whole, deltas, root)) ** 2).mean(1).T
             excess = max(1.0, float(np.sqrt((square * weights**2).sum() / (weights**2).sum()) / VERTEX_SIGMA))
         return excess
 
-    def shape_step(self, problem: Linear, change: Array, cross: Array) -> Array:
-        """Step (7,) of phenotypes and log scale with the poses eliminated: Schur complement of the joint problem.
+    def both_steps(self, problem: Linear, change: Array) -> tuple[Array, Array]:
+        """Steps of the poses (F, P) and (7,) of phenotypes and log scale: Schur complement of the joint problem.
 
-        change (n, 3, 7, F) of the vertices, cross (F, P, 7) its image in the poses.
+        change (n, 3, 7, F) of the vertices by the shape.
         """
+        cross = problem.onto(change)
         eliminated = problem.solve(np.concatenate([cross, problem.right[..., None]], -1))
         roots = np.sqrt(problem.weights)[:, None] * np.array([1, 1, problem.depth], np.float32)[:, None]  # (n, 3, F)
         flat = (change * roots[:, :, None]).transpose(2, 0, 1, 3).reshape(change.shape[2], -1)
@@ -364,7 +302,8 @@ class _Model:
         here = np.append(self.phenotype - AVERAGE_ADULT, self.log_scale)
         # The vertices of all frames err alike (the network's taste): they count as one frame's, not as thousands.
         share = 1 / len(problem.right)
-        return np.linalg.solve(left * share + np.diag(width**-2), pull * share - here / width**2)
+        step = np.linalg.solve(left * share + np.diag(width**-2), pull * share - here / width**2)
+        return eliminated[..., -1] - eliminated[..., :-1] @ step, step
 
     def shape_change(self, deltas: Array) -> Array:
         """Change of the vertices (V, 3, 7, F) by phenotypes and log scale, by finite differences at this pose."""
@@ -418,38 +357,6 @@ def _vertex_areas(body: Body) -> Array:
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     share = np.sqrt(np.bincount(body.lowpoly_faces.ravel(), np.repeat(area, 3), len(body.lowpoly)))
     return share / share.mean()
-
-
-def _procrustes(rest: Array, posed: Array, weights: Array) -> Array:
-    """Rotations (F, 3, 3) that turn rest (V, 3) into posed (F, V, 3) best; weights (F, V)."""
-    w = weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
-    a = rest - np.einsum("fv,vx->fx", w, rest)[:, None]
-    b = posed - np.einsum("fv,fvx->fx", w, posed)[:, None]
-    u, _, vt = np.linalg.svd(np.einsum("fv,fva,fvb->fab", w, b, a, optimize=True))
-    u[..., 2] *= np.sign(np.linalg.det(u @ vt))[:, None]
-    return u @ vt
-
-
-def _swing(a: Array, b: Array) -> Array:
-    """Smallest rotations (F, 3, 3) that point a (F, 3) along b (F, 3); HybrIK equation 5."""
-    a, b = (v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9) for v in (a, b))
-    axis = np.cross(a, b)
-    sine, cosine = np.linalg.norm(axis, axis=-1, keepdims=True), (a * b).sum(-1, keepdims=True)
-    # Turned right round: any axis across a will do.
-    across = np.cross(a, np.eye(3)[np.abs(a).argmin(-1)])
-    axis = np.where(sine > 1e-6, axis, across / np.linalg.norm(across, axis=-1, keepdims=True) * 1e-6)
-    axis = axis / np.linalg.norm(axis, axis=-1, keepdims=True)
-    return exponential(axis * np.arctan2(sine, cosine))
-
-
-def _twist(axis: Array, a: Array, b: Array, weights: Array) -> Array:
-    """Rotations (F, 3, 3) about axis (F, 3) that bring the arms a (F, V, 3) onto b best; weights (F, V)."""
-    t = (axis / np.maximum(np.linalg.norm(axis, axis=-1, keepdims=True), 1e-9))[:, None]
-    a = a - (a * t).sum(-1, keepdims=True) * t
-    b = b - (b * t).sum(-1, keepdims=True) * t
-    sine = (weights * (np.cross(a, b) * t).sum(-1)).sum(1)
-    cosine = (weights * (a * b).sum(-1)).sum(1)
-    return exponential(t[:, 0] * np.arctan2(sine, cosine)[:, None])
 
 
 def _continuous(q: Array) -> Array:

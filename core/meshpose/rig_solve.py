@@ -171,8 +171,9 @@ class Posed:
         self.body, self.depth, self.outlier = body, depth, outlier
 
     def set_shape(self, shape: Shape, scale: float) -> None:
-        """Take a rest body, grown by `scale`."""
-        self.rest = shape.vertices[self.body.lowpoly].astype(np.float64) * scale
+        """Take a rest body of all vertices or of the low-poly's, grown by `scale`."""
+        low = shape.vertices if len(shape.vertices) == len(self.body.lowpoly) else shape.vertices[self.body.lowpoly]
+        self.rest = low.astype(np.float64) * scale
         self.heads = shape.heads.astype(np.float64) * scale
         self.align = self.body.reference.astype(np.float64) @ shape.orientations.transpose(0, 2, 1)
         self.align[0] = np.eye(3)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each part of the data and of the losses is worth: short runs of the same length, one thing left out in each.
+
+    python -m training.ablate --data DATA --synth RENDERS --models MODELS --out RUNS [--only VARIANT ...] [--threads 1]
+    python -m training.ablate --out RUNS --table          # of the runs that are there
+
+Every variant begins at BlazePose's encoder and an untrained head, sees the same number of crops in the same order of
+phases (encoder frozen, then not) and is judged on the same persons, who are never trained on.  The regression branch is
+left out: it reads what the heatmaps say.  A run's length is counted in steps, so that a busy machine changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from meshpose.body import Body
+
+from .checkpoint import build
+from .data import Person, photographs, renders, set_apart, some_meshes
+from .model import MeshPoseNet
+from .precision import mixed_precision
+from .train import Config, Geometry, Held, Trainer, batches
+
+STEP = 0.1
+"""Minutes that a step counts in `Config`'s terms."""
+FROZEN, STEPS = 60, 160
+FAR = 30.0
+"""Centimetres on the body at which an error of a surface point counts no more."""
+COMMON = {
+    "encoder": "full", "minutes": STEP * STEPS, "head_minutes": STEP * FROZEN, "ramp_minutes": 1.0, "regression": 0.0,
+    "head_rate_tuned": 1e-3, "encoder_rate": 1e-4, "average": 0.98,
+}  # fmt: skip
+
+Choice = Callable[[Person], bool]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run: what of `Config` is other than COMMON, which persons are trained on, whether photographs' fits count
+    (without them a photograph has its labels alone), whether crops stand as the picture does."""
+
+    config: dict[str, object] = field(default_factory=dict)
+    people: Choice = lambda person: True
+    fits: bool = True
+    upright: bool = False
+
+
+def _without(*sources: str) -> Choice:
+    return lambda person: not person.source.startswith(sources)
+
+
+VARIANTS = {
+    "everything": Variant(),
+    "heatmaps' loss alone": Variant({"barycentric": 0.0, "consistency": 0.0, "joint": 0.0, "mask": 0.0}),
+    "without the surface's losses (equations 3 and 4)": Variant({"barycentric": 0.0, "consistency": 0.0}),
+    "without the joints' loss": Variant({"joint": 0.0}),
+    "without the distance of the argsoftmax": Variant({"localisation": 0.0}),
+    "renders alone": Variant(people=lambda person: person.exact),
+    "photographs alone": Variant(people=lambda person: not person.exact),
+    "without lspet": Variant(people=_without("lspet")),
+    "without stanford40": Variant(people=_without("stanford40")),
+    "without ccp": Variant(people=_without("ccp")),
+    "photographs' labels without fits": Variant(fits=False),
+    "upright crops": Variant(upright=True),
+    "the heavy encoder": Variant({"encoder": "heavy"}),
+}
+
+
+def run(name: str, people: list[Person], models: Path, threads: int) -> dict[str, object]:
+    """Train a variant; its figures."""
+    variant = VARIANTS[name]
+    config = Config(**(COMMON | variant.config), threads=threads)  # type: ignore[arg-type]
+    torch.manual_seed(config.seed)
+    geometry = Geometry(some_meshes(people))
+    chosen, apart = set_apart(people)
+    chosen = [p if variant.fits or p.exact else replace(p, vertices=None, visibility=None) for p in chosen]
+    chosen = [p for p in chosen if variant.people(p) and (p.vertices is not None or p.joints[:, 2].any())]
+    apart = [apart[i] for i in np.random.default_rng(0).permutation(len(apart))]
+    held = Held(apart, geometry, count=384, upright=variant.upright)
+    trainer = Trainer(build(models, config.encoder), config, Path())
+    stream = batches(chosen, geometry, config, 0, upright=variant.upright)
+    trainer.net.standardise([next(stream)["crop"] for _ in range(6)])
+    trainer.net.train()
+    began = time.process_time()
+    for sample in stream:
+        trainer.step(sample, geometry)
+        trainer.minutes += STEP
+        if trainer.steps == STEPS:
+            break
+    seconds = (time.process_time() - began) / STEPS
+    with trainer.with_average() as net:
+        figures: dict[str, object] = dict(held.look(net)) | surface(net, held)
+    return {"variant": name, "people": len(chosen), "CPU seconds a step": round(seconds, 2)} | figures
+
+
+@torch.no_grad()
+def surface(net: MeshPoseNet, held: Held) -> dict[str, float]:
+    """Mean error of surface points that are seen, centimetres on the template, at most FAR: the likeliest vertex at the
+    pixel (equation 2) against the true point."""
+    body = Body.load()
+    template = torch.from_numpy(100 * body.template[body.lowpoly])
+    faces = torch.from_numpy(body.lowpoly_faces.astype(np.int64))
+    found: dict[str, list[float]] = {"renders surface": [], "photographs surface": []}
+    net.eval()
+    for sample in held.batches:
+        with mixed_precision():
+            dense = net.features(sample["crop"].contiguous(memory_format=torch.channels_last)).dense
+            best = net.scores_at(dense, sample["surface_xy"]).argmax(-1)
+        true = (template[faces[sample["surface_face"]]] * sample["surface_bary"][..., None]).sum(-2)
+        away = (template[best] - true).norm(dim=-1).clamp(max=FAR)
+        for error, weight, exact in zip(away, sample["surface_weight"] > 0, sample["exact"][:, 0] > 0, strict=True):
+            if weight.any():
+                found["renders surface" if exact else "photographs surface"].append(float(error[weight].mean()))
+    return {k: round(float(np.mean(v)), 2) for k, v in found.items()}
+
+
+def table(out: Path) -> str:
+    """The runs in a folder as Markdown."""
+    rows = {r["variant"]: r for file in out.glob("*.json") for r in [json.loads(file.read_text("utf-8"))]}
+    kinds = ("renders", "photographs")
+    each = " | ".join(f"{k}: vertices, px | joints | surface, cm" for k in kinds)
+    lines = [f"| | persons | {each} | CPU s a step |", "|" + "---|" * 9]
+    for name in (n for n in VARIANTS if n in rows):
+        r = rows[name]
+        cells = [f"{r[f'{k} mean']:.1f} | {r[f'{k} joints']:.3f} | {r[f'{k} surface']:.1f}" for k in kinds]
+        lines.append(f"| {name} | {r['people']} | {' | '.join(cells)} | {r['CPU seconds a step']} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--synth", type=Path)
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="show the runs that are there")
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    if not a.table:
+        if None in (a.data, a.synth, a.models):
+            parser.error("a run needs --data, --synth and --models")
+        torch.set_num_threads(a.threads)
+        cv2.setNumThreads(1)
+        people = photographs(a.data, cache=a.out / "photographs.pickle") + renders(a.synth)
+        for name in a.only:
+            file = a.out / ("".join(c if c.isalnum() else "_" for c in name) + ".json")
+            if not file.exists():
+                file.write_text(json.dumps(found := run(name, people, a.models, a.threads)), "utf-8")
+                print(found, flush=True)
+    print(table(a.out))
+
+
+if __name__ == "__main__":
+    main()
