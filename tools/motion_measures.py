@@ -2,7 +2,7 @@
 """How good a motion is, against a true one: steadiness, feet, floor, distance. The table of docs/motion.md.
 
     .venv/bin/python -m tools.motion_measures [--walk round|towards|across|diagonal|away|standing] [--seconds 12]
-        [--seeds 2] [--json FILE]
+        [--fps 25] [--seeds 2] [--json FILE]
 
 makes walks (tools/walks.py), lets the network err as it does, fits the rig, and measures the fit of what the network
 said as it is ("before": on a level floor under the lowest foot) and the finished motion ("after").
@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,22 @@ import numpy.typing as npt
 from meshpose.body import Body, quaternion, rotation_matrix
 from meshpose.feet import Legs, Pose
 from meshpose.motion import Motion, MotionSettings, Track, World, solve
-from tools.walks import ACROSS, AWAY, DIAGONAL, TOWARDS, Noise, Truth, make_walk
+from tools.walks import ACROSS, AWAY, DIAGONAL, RATE, TOWARDS, Noise, Truth, make_walk
 
 Array = npt.NDArray[Any]
 
 JOINTS = ("upperleg01", "lowerleg01", "foot", "upperarm01", "lowerarm01", "wrist")
 MIDDLE = ("root", "spine03", "neck01", "head")
 
-WALKS: dict[str, Callable[[float], Truth]] = {
+WALKS: dict[str, Callable[..., Truth]] = {
     "round": make_walk,
-    "towards": lambda seconds: make_walk(seconds, path=TOWARDS, speed=0.9),
-    "across": lambda seconds: make_walk(seconds, path=ACROSS),
-    "diagonal": lambda seconds: make_walk(seconds, path=DIAGONAL),
-    "away": lambda seconds: make_walk(seconds, path=AWAY),
-    "standing": lambda seconds: make_walk(seconds, stand=True),
+    "towards": partial(make_walk, path=TOWARDS, speed=0.9),
+    "across": partial(make_walk, path=ACROSS),
+    "diagonal": partial(make_walk, path=DIAGONAL),
+    "away": partial(make_walk, path=AWAY),
+    "standing": partial(make_walk, stand=True),
 }
+"""Seconds, frames a second -> walk."""
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/motion_measures.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--walk", choices=sorted(WALKS), default="round")
     parser.add_argument("--seconds", type=float, default=12.0)
+    parser.add_argument("--fps", type=float, default=RATE, help="frames a second")
     parser.add_argument("--seeds", type=int, default=2, help="walks with errors of their own, averaged")
     parser.add_argument("--strength", type=float, default=0.5, help="of the smoothing")
     parser.add_argument("--noise", type=float, default=1.0, help="the network's errors, times so much")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
-    walk, rows = WALKS[options.walk](options.seconds), []
+    walk, rows = WALKS[options.walk](options.seconds, options.fps), []
     for seed in range(options.seeds):
         noise = Noise(seed=seed, strength=options.noise, flips=max(1, round(options.seconds / 4)))
         track, said = walk.track(noise), walk.track(noise, from_motion=False)

@@ -29,7 +29,10 @@ from training.walk import Path, Walk, legs_of
 
 Array = npt.NDArray[Any]
 
-PARTS = {  # mm across the picture, mm in depth, and how alike the depth is from frame to frame at 25 fps
+RATE = 25.0
+"""Frames a second of a walk, where nothing else is said; errors are as alike from frame to frame as PARTS and ALIKE say
+at this rate, more so where frames follow closer."""
+PARTS = {  # mm across the picture, mm in depth, and how alike the depth is from frame to frame
     "trunk": (8, 18, 0.85), "head": (9, 55, 0.87), "upperarm": (10, 50, 0.91), "lowerarm": (18, 100, 0.95),
     "hand": (35, 160, 0.95), "upperleg": (12, 40, 0.87), "lowerleg": (16, 75, 0.9), "foot": (22, 110, 0.91),
 }  # fmt: skip
@@ -106,7 +109,7 @@ class Truth:
 
 def make_walk(
     seconds: float = 10.0,
-    fps: float = 25.0,
+    fps: float = RATE,
     path: Path | None = None,
     speed: float = 1.12,
     stand: bool = False,
@@ -184,7 +187,8 @@ def observed(truth: Truth, noise: Noise | None = None) -> tuple[Array, Array, Ar
     error = np.zeros_like(metres)
     if noise is not None:
         rng = np.random.default_rng(noise.seed)
-        error = noise.strength * _errors(body, len(metres), rng)
+        step = round(RATE * float(np.median(np.diff(truth.times))), 6) if len(metres) > 1 else 1.0
+        error = noise.strength * _errors(body, len(metres), rng, step)
         for start in rng.choice(np.arange(5, len(metres) - 10), noise.flips, replace=False):
             flipped[start : start + rng.integers(1, 6)] = True
     focal = truth.camera.fx
@@ -196,8 +200,8 @@ def observed(truth: Truth, noise: Noise | None = None) -> tuple[Array, Array, Ar
     return pixels, _visibility(body, metres), flipped
 
 
-def _errors(body: Body, frames: int, rng: np.random.Generator) -> Array:
-    """Errors (F, V, 3) in metres, in the axes of the picture and its depth."""
+def _errors(body: Body, frames: int, rng: np.random.Generator, step: float) -> Array:
+    """Errors (F, V, 3) in metres, in the axes of the picture and its depth; step: of a frame, in those of RATE."""
     groups = sorted({part for name in body.bone_names if (part := _part(name))})
     share = np.zeros((len(body.lowpoly), len(groups)))
     bones, skin = body.skin_bones[body.lowpoly].astype(int), body.skin_weights[body.lowpoly]
@@ -206,9 +210,9 @@ def _errors(body: Body, frames: int, rng: np.random.Generator) -> Array:
     out = np.zeros((frames, len(groups), 3))
     for g, name in enumerate(groups):
         across, depth, alike = PARTS[name.split(".")[0]]
-        out[:, g, :2] = across * wandering(rng, frames, 2, ALIKE)
-        out[:, g, 2:] = depth * wandering(rng, frames, 1, alike)
-    own = SCATTER * np.stack([wandering(rng, frames, len(share), ALIKE) for _ in range(3)], -1)
+        out[:, g, :2] = across * wandering(rng, frames, 2, ALIKE**step)
+        out[:, g, 2:] = depth * wandering(rng, frames, 1, alike**step)
+    own = SCATTER * np.stack([wandering(rng, frames, len(share), ALIKE**step) for _ in range(3)], -1)
     return (np.einsum("vg,fgc->fvc", share, out) + own) / 1000
 
 
