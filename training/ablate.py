@@ -120,18 +120,19 @@ def surface(net: MeshPoseNet, held: Held) -> dict[str, float]:
         for error, weight, exact in zip(away, sample["surface_weight"] > 0, sample["exact"][:, 0] > 0, strict=True):
             if weight.any():
                 found["renders surface" if exact else "photographs surface"].append(float(error[weight].mean()))
-    return {k: round(float(np.mean(v)), 2) for k, v in found.items()}
+    return {k: round(float(np.mean(v)), 2) for k, v in found.items() if v}
 
 
 def table(out: Path) -> str:
     """The runs in a folder as Markdown."""
     rows = {r["variant"]: r for file in out.glob("*.json") for r in [json.loads(file.read_text("utf-8"))]}
-    kinds = ("renders", "photographs")
+    kinds, forms = ("renders", "photographs"), {"mean": ".1f", "joints": ".3f", "surface": ".1f"}
     each = " | ".join(f"{k}: vertices, px | joints | surface, cm" for k in kinds)
     lines = [f"| | persons | {each} | CPU s a step |", "|" + "---|" * 9]
     for name in (n for n in VARIANTS if n in rows):
         r = rows[name]
-        cells = [f"{r[f'{k} mean']:.1f} | {r[f'{k} joints']:.3f} | {r[f'{k} surface']:.1f}" for k in kinds]
+        keys = [(f"{kind} {what}", form) for kind in kinds for what, form in forms.items()]
+        cells = [format(r[key], form) if key in r else "–" for key, form in keys]
         lines.append(f"| {name} | {r['people']} | {' | '.join(cells)} | {r['CPU seconds a step']} |")
     return "\n".join(lines)
 
