@@ -369,10 +369,12 @@ def test_a_run_on_renders_alone_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two variants of two steps: each has its figures, the table has both; upright crops have another truth."""
+    """Two variants of two steps: each has its figures, the table has both; upright crops show people upright."""
     pytest.importorskip("torch")
     pytest.importorskip("tflite")
+    from meshpose.body import Body
     from training import ablate
+    from training.data import Crops
 
     monkeypatch.setattr(ablate, "STEPS", 2)
     monkeypatch.setattr(ablate, "FROZEN", 1)
@@ -385,6 +387,15 @@ def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     lines = ablate.table(tmp_path).splitlines()
     assert len(lines) == 4 and "renders alone" in lines[2] and "upright crops" in lines[3]
     assert lines[2].count("|") == lines[3].count("|") == lines[0].count("|")
+    with pytest.raises(ablate.NobodyLeft, match="nobody is left"):
+        ablate.run("photographs alone", people, models_folder(tmp_path), 1)
+    body, heights = Body.load(), people[0].vertices[:, 1]
+    ends = [int(heights.argmin()), int(heights.argmax())]
+    for upright in (False, True):
+        crops = Crops(people, body.lowpoly_faces, body.lowpoly_mirror, tracked=0.0, upright=upright)
+        way = np.stack([np.diff(crops[0, k]["vertices"][ends, :2].numpy(), axis=0)[0] for k in range(40)])
+        turned = np.degrees(np.arctan2(np.abs(way[:, 0]), way[:, 1]))
+        assert (turned.max() - turned.min() < 1) == upright
 
 
 def test_muon_moves_matrices_in_place() -> None:

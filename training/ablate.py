@@ -45,13 +45,18 @@ Choice = Callable[[Person], bool]
 
 @dataclass(frozen=True)
 class Variant:
-    """One run: what of `Config` is other than COMMON, which persons are trained on, whether photographs' fits count
-    (without them a photograph has its labels alone), whether crops stand as the picture does."""
+    """One run: what of `Config` is other than COMMON, which persons are trained on, whether photographs have the
+    vertices of their fits (without them they have joints alone: labels, or the fit's where there are none), whether
+    crops stand as the picture does."""
 
     config: dict[str, object] = field(default_factory=dict)
     people: Choice = lambda person: True
     fits: bool = True
     upright: bool = False
+
+
+class NobodyLeft(Exception):
+    """A variant leaves nobody to train on."""
 
 
 def _without(*sources: str) -> Choice:
@@ -69,14 +74,14 @@ VARIANTS = {
     "without lspet": Variant(people=_without("lspet")),
     "without stanford40": Variant(people=_without("stanford40")),
     "without ccp": Variant(people=_without("ccp")),
-    "photographs' labels without fits": Variant(fits=False),
+    "photographs' joints without vertices": Variant(fits=False),
     "upright crops": Variant(upright=True),
     "the heavy encoder": Variant({"encoder": "heavy"}),
 }
 
 
 def run(name: str, people: list[Person], models: Path, threads: int) -> dict[str, object]:
-    """Train a variant; its figures."""
+    """Train a variant; its figures.  Raises NobodyLeft."""
     variant = VARIANTS[name]
     config = Config(**(COMMON | variant.config), threads=threads)  # type: ignore[arg-type]
     torch.manual_seed(config.seed)
@@ -84,6 +89,8 @@ def run(name: str, people: list[Person], models: Path, threads: int) -> dict[str
     chosen, apart = set_apart(people)
     chosen = [p if variant.fits or p.exact else replace(p, vertices=None, visibility=None) for p in chosen]
     chosen = [p for p in chosen if variant.people(p) and (p.vertices is not None or p.joints[:, 2].any())]
+    if not chosen:
+        raise NobodyLeft(f"{name}: nobody is left to train on")
     apart = [apart[i] for i in np.random.default_rng(0).permutation(len(apart))]
     held = Held(apart, geometry, count=384, upright=variant.upright)
     trainer = Trainer(build(models, config.encoder), config, Path())
@@ -96,7 +103,7 @@ def run(name: str, people: list[Person], models: Path, threads: int) -> dict[str
         trainer.minutes += STEP
         if trainer.steps == STEPS:
             break
-    seconds = (time.process_time() - began) / STEPS
+    seconds = (time.process_time() - began) / STEPS  # the loader's own not among them
     with trainer.with_average() as net:
         figures: dict[str, object] = dict(held.look(net)) | surface(net, held)
     return {"variant": name, "people": len(chosen), "CPU seconds a step": round(seconds, 2)} | figures
@@ -154,11 +161,19 @@ def main() -> None:
         torch.set_num_threads(a.threads)
         cv2.setNumThreads(1)
         people = photographs(a.data, cache=a.out / "photographs.pickle") + renders(a.synth)
+        if not people:
+            parser.error(f"{a.data} has no photographs, {a.synth} no renders: nothing to train on")
         for name in a.only:
             file = a.out / ("".join(c if c.isalnum() else "_" for c in name) + ".json")
-            if not file.exists():
-                file.write_text(json.dumps(found := run(name, people, a.models, a.threads)), "utf-8")
-                print(found, flush=True)
+            if file.exists():
+                continue
+            try:
+                found = run(name, people, a.models, a.threads)
+            except NobodyLeft as error:
+                print(error, flush=True)
+                continue
+            file.write_text(json.dumps(found), "utf-8")
+            print(found, flush=True)
     print(table(a.out))
 
 

@@ -163,6 +163,12 @@ class Body:
         )
         self.template = self.shape().vertices
 
+    @property
+    def lowpoly_skin(self) -> Array:
+        """How much each bone holds of each low-poly vertex: (J, V) float64, columns sum to 1."""
+        skin: Array = self._skin[:, self.lowpoly].astype(np.float64)
+        return skin
+
     @staticmethod
     def load() -> Body:
         """The body of this installation, read once and kept. Raises WeightsError when the file is missing or

@@ -92,9 +92,7 @@ def bone_visibility(body: Body, visibility: npt.ArrayLike) -> Array:
         raise InputError(
             f"bones need the visibility (F, {len(body.lowpoly)}) of the low-poly vertices, not {seen.shape}"
         )
-    skin = np.zeros((len(body.bone_names), len(body.lowpoly)))
-    np.add.at(skin, (body.skin_bones[body.lowpoly].astype(int), np.arange(len(body.lowpoly))[:, None]),
-              body.skin_weights[body.lowpoly])  # fmt: skip
+    skin = body.lowpoly_skin
     children = body.bone_parents == 0
     own, mass = seen @ skin.T, skin.sum(1)
     result = np.empty_like(own)

@@ -45,10 +45,7 @@ class Start:
     def __init__(self, body: Body, group: Group) -> None:
         self.body, self.group = body, group
         names, index = body.bone_names, {n: i for i, n in enumerate(body.bone_names)}
-        skin = np.zeros((len(names), len(body.lowpoly)))
-        columns = np.arange(len(body.lowpoly))[:, None]
-        np.add.at(skin, (body.skin_bones[body.lowpoly].astype(int), columns), body.skin_weights[body.lowpoly])
-        turning = [names[c] for c in group.turning]
+        turning, skin = [names[c] for c in group.turning], body.lowpoly_skin
         held = np.stack([skin[[index[b] for b in BLOCKS.get(n, (n,))]].sum(0) for n in turning])
         self.held = np.where(held > LEAST_HELD, held, 0)
         self.blocks = np.array([s for s, n in enumerate(turning) if n in BLOCKS])
