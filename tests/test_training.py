@@ -369,7 +369,7 @@ def test_a_run_on_renders_alone_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two variants of two steps: each has its figures, the table has both; upright crops show people upright."""
+    """Variants of two steps: each has its figures, the tables have them; upright crops show people upright."""
     pytest.importorskip("torch")
     pytest.importorskip("tflite")
     from meshpose.body import Body
@@ -379,16 +379,20 @@ def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ablate, "STEPS", 2)
     monkeypatch.setattr(ablate, "FROZEN", 1)
     people = people_in_noise(400)
-    for name in ("renders alone", "upright crops"):
-        found = ablate.run(name, people, models_folder(tmp_path), 1)
-        assert found["people"] < 400, "some are set apart"  # type: ignore[operator]
-        assert 0 < found["renders surface"] <= ablate.FAR and "photographs mean" not in found  # type: ignore[operator]
+    start = {"with the regression and the silhouette": weights.path("fast.onnx")}
+    for name in ("renders alone", "upright crops", *start):
+        found: dict[str, Any] = ablate.run(name, people, models_folder(tmp_path), 1, start.get(name), None)
+        assert found["people"] < 400, "some are set apart"
+        assert 0 < found["renders surface"] <= 30 and "photographs mean" not in found
+        assert ("renders IoU" in found) == (name in start)
         (tmp_path / f"{found['people']}{name}.json").write_text(json.dumps(found))
     lines = ablate.table(tmp_path).splitlines()
-    assert len(lines) == 4 and "renders alone" in lines[2] and "upright crops" in lines[3]
-    assert lines[2].count("|") == lines[3].count("|") == lines[0].count("|")
+    assert len(lines) == 9 and "renders alone" in lines[2] and "upright crops" in lines[3]
+    assert lines[4].split("|")[1] == lines[8].split("|")[1], "its heatmaps, and its mesh"
+    for rows in (lines[:5], lines[6:]):
+        assert len({row.count("|") for row in rows}) == 1
     with pytest.raises(ablate.NobodyLeft, match="nobody is left"):
-        ablate.run("photographs alone", people, models_folder(tmp_path), 1)
+        ablate.run("photographs alone", people, models_folder(tmp_path), 1, None, None)
     body, heights = Body.load(), people[0].vertices[:, 1]
     ends = [int(heights.argmin()), int(heights.argmax())]
     for upright in (False, True):

@@ -2,11 +2,13 @@
 """What each part of the data and of the losses is worth: short runs of the same length, one thing left out in each.
 
     python -m training.ablate --data DATA --synth RENDERS --models MODELS --out RUNS [--only VARIANT ...] [--threads 1]
+                              [--start weights/fast.onnx] [--bodies BODIES.npy]
     python -m training.ablate --out RUNS --table          # of the runs that are there
 
 Every variant begins at BlazePose's encoder and an untrained head, sees the same number of crops in the same order of
 phases (encoder frozen, then not) and is judged on the same persons, who are never trained on.  The regression branch is
-left out: it reads what the heatmaps say.  A run's length is counted in steps, so that a busy machine changes nothing.
+left out of most: it reads what the heatmaps say.  The last variants have it, as the paper's Table 2.  With --start all
+begin at a trained file instead.  A run's length is counted in steps, so that a busy machine changes nothing.
 """
 
 from __future__ import annotations
@@ -21,23 +23,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
-from meshpose.body import Body
-
-from .checkpoint import build
+from .checkpoint import build, read_back
 from .data import Person, photographs, renders, set_apart, some_meshes
-from .model import MeshPoseNet
-from .precision import mixed_precision
-from .train import Config, Geometry, Held, Trainer, batches
+from .held import Held
+from .train import Config, Geometry, Trainer, batches
 
 STEP = 0.1
 """Minutes that a step counts in `Config`'s terms."""
 FROZEN, STEPS = 60, 160
-FAR = 30.0
-"""Centimetres on the body at which an error of a surface point counts no more."""
 COMMON = {
     "encoder": "full", "minutes": STEP * STEPS, "head_minutes": STEP * FROZEN, "ramp_minutes": 1.0, "regression": 0.0,
     "head_rate_tuned": 1e-3, "encoder_rate": 1e-4, "average": 0.98,
+}  # fmt: skip
+WITHOUT_2D: dict[str, object] = {
+    "heat": 0.0, "barycentric": 0.0, "consistency": 0.0, "joint": 0.0, "mask": 0.0,
+    "regression": 0.25, "visibility": 0.0,
 }  # fmt: skip
 
 Choice = Callable[[Person], bool]
@@ -77,25 +79,37 @@ VARIANTS = {
     "photographs' joints without vertices": Variant(fits=False),
     "upright crops": Variant(upright=True),
     "the heavy encoder": Variant({"encoder": "heavy"}),
+    "with the regression, 3D losses alone": Variant(WITHOUT_2D),
+    "with the regression, all but its visibility": Variant({"regression": 0.25, "visibility": 0.0}),
+    "with the regression": Variant({"regression": 0.25}),
+    "with the regression and the silhouette": Variant({"regression": 0.25, "silhouette": 3.0}),
 }
 
 
-def run(name: str, people: list[Person], models: Path, threads: int) -> dict[str, object]:
-    """Train a variant; its figures.  Raises NobodyLeft."""
+def run(
+    name: str, people: list[Person], models: Path, threads: int, start: Path | None, bodies: Tensor | None
+) -> dict[str, object]:
+    """Train a variant; its figures.  Raises NobodyLeft, ValueError for a file of another network."""
     variant = VARIANTS[name]
-    config = Config(**(COMMON | variant.config), threads=threads)  # type: ignore[arg-type]
+    frozen = {"head_minutes": 0.0} if start else {}
+    config = Config(**(COMMON | frozen | variant.config), threads=threads)  # type: ignore[arg-type]
     torch.manual_seed(config.seed)
     geometry = Geometry(some_meshes(people))
+    geometry.bodies = bodies
     chosen, apart = set_apart(people)
     chosen = [p if variant.fits or p.exact else replace(p, vertices=None, visibility=None) for p in chosen]
     chosen = [p for p in chosen if variant.people(p) and (p.vertices is not None or p.joints[:, 2].any())]
     if not chosen:
         raise NobodyLeft(f"{name}: nobody is left to train on")
     apart = [apart[i] for i in np.random.default_rng(0).permutation(len(apart))]
-    held = Held(apart, geometry, count=384, upright=variant.upright)
-    trainer = Trainer(build(models, config.encoder), config, Path())
+    held = Held(apart, geometry.mirror, geometry.regressor, count=384, upright=variant.upright)
+    net = build(models, config.encoder)
+    if start is not None:
+        read_back(net, start)
+    trainer = Trainer(net, config, Path())
     stream = batches(chosen, geometry, config, 0, upright=variant.upright)
-    trainer.net.standardise([next(stream)["crop"] for _ in range(6)])
+    if start is None:
+        trainer.net.standardise([next(stream)["crop"] for _ in range(6)])
     trainer.net.train()
     began = time.process_time()
     for sample in stream:
@@ -105,42 +119,40 @@ def run(name: str, people: list[Person], models: Path, threads: int) -> dict[str
             break
     seconds = (time.process_time() - began) / STEPS  # the loader's own not among them
     with trainer.with_average() as net:
-        figures: dict[str, object] = dict(held.look(net)) | surface(net, held)
+        figures: dict[str, object] = {**held.look(net), **held.surface(net)}
+        if config.regression:
+            figures |= held.mesh(net)
     return {"variant": name, "people": len(chosen), "CPU seconds a step": round(seconds, 2)} | figures
 
 
-@torch.no_grad()
-def surface(net: MeshPoseNet, held: Held) -> dict[str, float]:
-    """Mean error of surface points that are seen, centimetres on the template, at most FAR: the likeliest vertex at the
-    pixel (equation 2) against the true point."""
-    body = Body.load()
-    template = torch.from_numpy(100 * body.template[body.lowpoly])
-    faces = torch.from_numpy(body.lowpoly_faces.astype(np.int64))
-    found: dict[str, list[float]] = {"renders surface": [], "photographs surface": []}
-    net.eval()
-    for sample in held.batches:
-        with mixed_precision():
-            dense = net.features(sample["crop"].contiguous(memory_format=torch.channels_last)).dense
-            best = net.scores_at(dense, sample["surface_xy"]).argmax(-1)
-        true = (template[faces[sample["surface_face"]]] * sample["surface_bary"][..., None]).sum(-2)
-        away = (template[best] - true).norm(dim=-1).clamp(max=FAR)
-        for error, weight, exact in zip(away, sample["surface_weight"] > 0, sample["exact"][:, 0] > 0, strict=True):
-            if weight.any():
-                found["renders surface" if exact else "photographs surface"].append(float(error[weight].mean()))
-    return {k: round(float(np.mean(v)), 2) for k, v in found.items() if v}
+KINDS = ("renders", "photographs")
+COLUMNS = {"vertices, px": ("mean", ".1f"), "joints": ("joints", ".3f"), "surface, cm": ("surface", ".1f")}
+OF_THE_MESH = {
+    "IoU": ("IoU", ".3f"),
+    "hidden, px": ("hidden", ".1f"),
+    "depth": ("depth", ".3f"),
+    "visibility": ("visibility", ".3f"),
+}
+"""Heading -> figure of `Held`, and its form."""
 
 
 def table(out: Path) -> str:
-    """The runs in a folder as Markdown."""
+    """The runs in a folder as Markdown: the heatmaps of all, the mesh of those that have a regression."""
     rows = {r["variant"]: r for file in out.glob("*.json") for r in [json.loads(file.read_text("utf-8"))]}
-    kinds, forms = ("renders", "photographs"), {"mean": ".1f", "joints": ".3f", "surface": ".1f"}
-    each = " | ".join(f"{k}: vertices, px | joints | surface, cm" for k in kinds)
-    lines = [f"| | persons | {each} | CPU s a step |", "|" + "---|" * 9]
-    for name in (n for n in VARIANTS if n in rows):
-        r = rows[name]
-        keys = [(f"{kind} {what}", form) for kind in kinds for what, form in forms.items()]
+    known = [rows[name] for name in VARIANTS if name in rows]
+    parts = [_table(known, COLUMNS)]
+    if meshes := [r for r in known if any("IoU" in key for key in r)]:
+        parts.append(_table(meshes, OF_THE_MESH))
+    return "\n\n".join(parts)
+
+
+def _table(rows: list[dict], columns: dict[str, tuple[str, str]]) -> str:
+    each = " | ".join(f"{kind}: {' | '.join(columns)}" for kind in KINDS)
+    lines = [f"| | persons | {each} | CPU s a step |", "|" + "---|" * (3 + 2 * len(columns))]
+    for r in rows:
+        keys = [(f"{kind} {what}", form) for kind in KINDS for what, form in columns.values()]
         cells = [format(r[key], form) if key in r else "–" for key, form in keys]
-        lines.append(f"| {name} | {r['people']} | {' | '.join(cells)} | {r['CPU seconds a step']} |")
+        lines.append(f"| {r['variant']} | {r['people']} | {' | '.join(cells)} | {r['CPU seconds a step']} |")
     return "\n".join(lines)
 
 
@@ -152,6 +164,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="an exported file that every variant begins at")
+    parser.add_argument("--bodies", type=Path, help="posed bodies that training.lift has made (a .npy)")
     parser.add_argument("--table", action="store_true", help="show the runs that are there")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
@@ -163,13 +177,14 @@ def main() -> None:
         people = photographs(a.data, cache=a.out / "photographs.pickle") + renders(a.synth)
         if not people:
             parser.error(f"{a.data} has no photographs, {a.synth} no renders: nothing to train on")
+        bodies = torch.from_numpy(np.load(a.bodies)) if a.bodies else None
         for name in a.only:
             file = a.out / ("".join(c if c.isalnum() else "_" for c in name) + ".json")
             if file.exists():
                 continue
             try:
-                found = run(name, people, a.models, a.threads)
-            except NobodyLeft as error:
+                found = run(name, people, a.models, a.threads, a.start, bodies)
+            except (NobodyLeft, ValueError) as error:
                 print(error, flush=True)
                 continue
             file.write_text(json.dumps(found), "utf-8")

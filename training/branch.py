@@ -214,8 +214,11 @@ def edges_of(faces: Tensor) -> Tensor:
     return torch.unique(torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(1).values, dim=0)
 
 
-def branch_loss(net: MeshPoseNet, s: Store, faces: Tensor, edges: Tensor, regressor: Tensor) -> Tensor:
-    """Equation 16 without the heatmap terms, on stored features; edges and normals of some faces a step."""
+def branch_loss(
+    net: MeshPoseNet, s: Store, faces: Tensor, edges: Tensor, regressor: Tensor, visibility: float = 2.0
+) -> Tensor:
+    """Equation 16 without the heatmap terms, on stored features; edges and normals of some faces a step; `visibility`
+    is that term's weight."""
     faces, edges = some(faces, SHAPED), some(edges, SHAPED)
     positions = s.positions()
     regressed, seen = net.regression.without_bins(s.inputs, positions)
@@ -236,5 +239,5 @@ def branch_loss(net: MeshPoseNet, s: Store, faces: Tensor, edges: Tensor, regres
         + 0.5 * losses.edge(mesh, s.vertices, edges, shaped)
         + 0.3 * losses.normal(mesh, s.vertices, faces, shaped)
         + 0.5 * losses.joints(joints, s.joints, torch.from_numpy(LSP_MIRROR), s.has[:, 0])
-        + 2.0 * losses.visibility(seen, s.visible, s.visible_weight)
+        + visibility * losses.visibility(seen, s.visible, s.visible_weight)
     )

@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from meshpose.crop import CROP, Crop
 
 from .fits import LSP, Fits
+from .silhouette import depth_within, seen_cells
 
 LSP_MIRROR = np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13])
 SAMPLES = 64  # surface samples (pixel, face, barycentric) per crop
@@ -372,6 +373,9 @@ class Crops(Dataset):
         sample |= self._surface(sample, rng)
         sample["crop"] = x[..., ::-1].transpose(2, 0, 1)
         sample["mask"] = self._mask(sample)
+        known = (sample["visible"] > 0, sample["covered"] > 0)
+        sample["cells"] = seen_cells(sample["vertices"][:, :2], *known, self.faces)
+        sample["within"] = depth_within(sample["cells"])
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in sample.items()}
 
     def _truth(self, person: Person, crop: Crop, covered: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -382,11 +386,11 @@ class Crops(Dataset):
         if person.vertices is not None and person.visibility is not None:
             vertices, code, has = crop.to_crop(person.vertices).astype(np.float32), person.visibility, True
         inside = np.all((vertices[:, :2] > 1) & (vertices[:, :2] < CROP - 1), axis=1)
-        seen = (code == SEEN) & inside
+        seen, covers = (code == SEEN) & inside, (code == OCCLUDED) | (code == OUTSIDE) | ~inside
         trust = np.choose(code, [0.6, 1.0, 0.5, 0.4 if person.exact or person.cut else 0.0]).astype(np.float32)
         if covered is not None:
             under = np.all((vertices[:, :2] >= covered[:2]) & (vertices[:, :2] < covered[2:]), axis=1)
-            seen &= ~under
+            seen, covers = seen & ~under, covers | under
             trust = np.where(under, np.minimum(trust, 0.4), trust)
         return {
             "vertices": vertices,
@@ -394,6 +398,7 @@ class Crops(Dataset):
             "regression_weight": (np.ones(500) if person.exact else (trust > 0) * 1.0).astype(np.float32) * has,
             "depth_weight": np.full(500, 1.0 if person.exact else 0.25, np.float32) * has,
             "visible": seen.astype(np.float32),
+            "covered": covers.astype(np.float32),
             "visible_weight": np.full(500, 1.0 if person.exact else 0.5, np.float32) * has,
             "joints": joints,
             "exact": np.array([person.exact], np.float32),
@@ -402,7 +407,8 @@ class Crops(Dataset):
 
     def _mirrored(self, s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         out = dict(s)
-        for key in ("vertices", "heat_weight", "regression_weight", "depth_weight", "visible", "visible_weight"):
+        weights = ("heat_weight", "regression_weight", "depth_weight", "visible_weight")
+        for key in ("vertices", "visible", "covered", *weights):
             out[key] = s[key][self.mirror].copy()
         out["vertices"][:, 0] = CROP - out["vertices"][:, 0]
         out["joints"] = s["joints"][LSP_MIRROR].copy()

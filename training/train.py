@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from meshpose.body import Body
 
@@ -33,9 +33,11 @@ from . import losses
 from .branch import Replay, Store, Views, branch_loss, edges_of
 from .checkpoint import build, load_fitting, read_back
 from .data import LSP_MIRROR, Crops, Draws, photographs, renders, set_apart, some_meshes
-from .model import CROP, Features, MeshPoseNet
+from .held import Held
+from .model import Features, MeshPoseNet, fused
 from .muon import Matrices, is_matrix
 from .precision import mixed_precision
+from .silhouette import silhouette_loss, soft_silhouette
 from .spatial import localised, peaks_of
 
 
@@ -64,6 +66,8 @@ class Config:
     joint: float = 1.0
     mask: float = 0.5
     regression: float = 0.25
+    visibility: float = 2.0  # within the regression
+    silhouette: float = 0.0  # equation 15; only with the regression
     summary_gradient: float = 0.2  # part of the regression's gradient that reaches the encoder
     held_minutes: float = 10.0  # between two looks at the persons who were set apart
     replayed: int = 80  # crops seen before, in every step of the regression
@@ -168,13 +172,16 @@ def step_losses(
         rows = geometry.choose_rows(config.rows)
         heat = net.heatmaps(features.dense, rows)
         mask = net.mask(features.dense)[:, 0]
-    branch = branch_losses(net, features, sample, geometry, config) if config.regression else torch.zeros(())
+    fresh = stored(net, features, sample, geometry, config) if config.regression else None
     target, weight = sample["vertices"][:, rows], sample["heat_weight"][:, rows]
     positions, entropy = localised(heat, target[..., :2])
     place = torch.full((len(geometry.regressor[0]),), -1)
     place[rows] = torch.arange(len(rows))
     corners = geometry.faces[sample["surface_face"]]
     found = torch.einsum("jv,bvd->bjd", geometry.regressor[:, rows], positions)
+    shape = torch.zeros(())
+    if fresh is not None and config.silhouette:
+        shape = silhouette_losses(net, fresh, positions, rows, sample, geometry.faces)
     return {
         "heat": losses.weighted_mean(entropy, weight),
         "localisation": losses.localisation(positions, target[..., :2], weight),
@@ -189,63 +196,25 @@ def step_losses(
         ),
         "joint": losses.joints(found, sample["joints"], torch.from_numpy(LSP_MIRROR), sample["has"][:, 0]),
         "mask": losses.mask(mask.float(), sample["mask"], sample["has"]),
-        "regression": branch,
+        "regression": torch.zeros(()) if fresh is None else branch_losses(net, fresh, geometry, config),
+        "silhouette": shape,
     }
 
 
-class Held:
-    """Fixed crops of persons who are never trained on, and what the heatmaps make of them."""
-
-    def __init__(
-        self, people: list, geometry: Geometry, count: int = 192, batch: int = 16, upright: bool = False
-    ) -> None:
-        exact = [i for i, p in enumerate(people) if p.exact][: count // 2]
-        keys = exact + [i for i, p in enumerate(people) if not p.exact][: count - len(exact)]
-        data = Crops(people, geometry.faces.numpy(), geometry.mirror, seed=99, stretched=0.0, upright=upright)
-        surface = ("surface_face", "surface_bary", "surface_xy", "surface_weight")
-        wanted = ("crop", "vertices", "visible", "exact", "joints", *surface)
-        self.regressor = geometry.regressor
-        samples = [{k: v for k, v in data[(i, 1)].items() if k in wanted} for i in keys[: len(keys) // batch * batch]]
-        self.batches = [default_collate(samples[i : i + batch]) for i in range(0, len(samples), batch)]
-
-    @torch.no_grad()
-    def look(self, net: MeshPoseNet) -> dict[str, float]:
-        """Mean distance (at most 60) and mean of the medians of the visible vertices, px of the crop; share of the
-        joints that are labelled and in the crop that lie within 12 px, a fifth of a usual torso."""
-        found: dict[str, list[float]] = {}
-        net.eval()
-        for sample in self.batches:
-            with mixed_precision():
-                features = net.features(sample["crop"].contiguous(memory_format=torch.channels_last))
-                scores = net.heatmaps(features.dense, torch.arange(sample["vertices"].shape[1]))
-            positions, joints = peaks_of(scores)[0], sample["joints"]
-            distance = (positions - sample["vertices"][..., :2]).norm(dim=-1)
-            away = (torch.einsum("jv,bvd->bjd", self.regressor, positions) - joints[..., :2]).norm(dim=-1)
-            known = (joints[..., 2] > 0.99) & ((joints[..., :2] > 0) & (joints[..., :2] < CROP)).all(-1)
-            exact_ones = sample["exact"][:, 0] > 0
-            for e, seen, j, there, exact in zip(distance, sample["visible"] > 0, away, known, exact_ones, strict=True):
-                kind = "renders" if exact else "photographs"
-                if there.any():
-                    found.setdefault(f"{kind} joints", []).append(float((j[there] < 12).float().mean()))
-                if seen.any():
-                    found.setdefault(f"{kind} mean", []).append(float(e[seen].clamp(max=60).mean()))
-                    found.setdefault(f"{kind} median", []).append(float(e[seen].median()))
-        net.train()
-        return {k: round(float(np.mean(v)), 3) for k, v in found.items()}
-
-
-def branch_losses(
+def stored(
     net: MeshPoseNet, features: Features, sample: dict[str, Tensor], geometry: Geometry, config: Config
-) -> Tensor:
-    """The regression branch on this batch, on crops seen before, and on bodies without pictures.
-
-    The heatmaps' answer comes without a gradient, the encoder's summary with a part of it.
-    """
+) -> Store:
+    """This batch as the regression branch reads it: the heatmaps' answer without a gradient, the encoder's summary with
+    a part of it."""
     with torch.no_grad(), mixed_precision():
         positions, peaks = peaks_of(net.heatmaps(features.dense, torch.arange(len(geometry.mirror))))
     summary = features.summary.float()
     held = summary.detach() + (summary - summary.detach()) * config.summary_gradient
-    fresh = Store.of(net.lifting_inputs(held, positions, peaks), sample)
+    return Store.of(net.lifting_inputs(held, positions, peaks), sample)
+
+
+def branch_losses(net: MeshPoseNet, fresh: Store, geometry: Geometry, config: Config) -> Tensor:
+    """The regression branch on this batch, on crops seen before, and on bodies without pictures."""
     parts = [fresh]
     if (before := geometry.replay.draw(config.replayed)) is not None:
         parts.append(before)
@@ -255,8 +224,21 @@ def branch_losses(
         if geometry.views is not None:
             parts.append(geometry.views.draw(config.views))
     geometry.replay.add(fresh)
-    loss = branch_loss(net, Store.together(parts), geometry.faces, geometry.edges, geometry.regressor)
-    return loss
+    shape = (geometry.faces, geometry.edges, geometry.regressor)
+    return branch_loss(net, Store.together(parts), *shape, config.visibility)
+
+
+def silhouette_losses(
+    net: MeshPoseNet, fresh: Store, positions: Tensor, rows: Tensor, sample: dict[str, Tensor], faces: Tensor
+) -> Tensor:
+    """Equation 15 on the mesh as it is delivered, with the last linear map.  Its gradient reaches the heatmaps of
+    `rows` by their positions (B, R, 2), and the branch's X, Y and visibility."""
+    everywhere = fresh.positions().index_copy(1, rows, positions)
+    regressed, logits = net.regression.without_bins(fresh.inputs, fresh.positions())
+    seen = logits.sigmoid()
+    mesh = net.fullness @ fused(everywhere, regressed, seen)
+    found = soft_silhouette(mesh[..., :2], seen, faces)
+    return silhouette_loss(found, sample["cells"], sample["within"], sample["has"][:, 0])
 
 
 class Trainer:
@@ -410,7 +392,7 @@ def train(
     geometry = Geometry(some_meshes(people))
     geometry.bodies = bodies
     people, apart = set_apart(people)
-    held = Held(apart, geometry)
+    held = Held(apart, geometry.mirror, geometry.regressor)
     net = build(models, config.encoder)
     if start is not None:
         read_back(net, start)
