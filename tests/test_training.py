@@ -381,7 +381,8 @@ def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     people = people_in_noise(400)
     start = {"with the regression and the silhouette": weights.path("fast.onnx")}
     for name in ("renders alone", "upright crops", *start):
-        found: dict[str, Any] = ablate.run(name, people, models_folder(tmp_path), 1, start.get(name), None)
+        setting = ablate.Setting(models_folder(tmp_path), start=start.get(name))
+        found: dict[str, Any] = ablate.run(name, people, setting)
         assert found["people"] < 400, "some are set apart"
         assert 0 < found["renders surface"] <= 30 and "photographs mean" not in found
         assert ("renders IoU" in found) == (name in start)
@@ -392,7 +393,7 @@ def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for rows in (lines[:5], lines[6:]):
         assert len({row.count("|") for row in rows}) == 1
     with pytest.raises(ablate.NobodyLeft, match="nobody is left"):
-        ablate.run("photographs alone", people, models_folder(tmp_path), 1, None, None)
+        ablate.run("photographs alone", people, ablate.Setting(models_folder(tmp_path)))
     body, heights = Body.load(), people[0].vertices[:, 1]
     ends = [int(heights.argmin()), int(heights.argmax())]
     for upright in (False, True):

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from .checkpoint import build, read_back
-from .data import Person, photographs, renders, set_apart, some_meshes
+from .data import Change, Person, photographs, renders, set_apart, some_meshes
 from .held import Held
+from .paste import Crowd
 from .train import Config, Geometry, Trainer, batches
 
 STEP = 0.1
@@ -57,6 +58,18 @@ class Variant:
     upright: bool = False
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What all variants have in common: the encoders' folder, threads, the exported file to begin at, posed bodies for
+    the regression, and who is put before photographed persons."""
+
+    models: Path
+    threads: int = 1
+    start: Path | None = None
+    bodies: Tensor | None = None
+    crowd: Change | None = None
+
+
 class NobodyLeft(Exception):
     """A variant leaves nobody to train on."""
 
@@ -79,6 +92,7 @@ VARIANTS = {
     "photographs' joints without vertices": Variant(fits=False),
     "upright crops": Variant(upright=True),
     "the heavy encoder": Variant({"encoder": "heavy"}),
+    "with others before the photographed": Variant({"crowded": 0.35}),
     "with the regression, 3D losses alone": Variant(WITHOUT_2D),
     "with the regression, all but its visibility": Variant({"regression": 0.25, "visibility": 0.0}),
     "with the regression": Variant({"regression": 0.25}),
@@ -86,24 +100,23 @@ VARIANTS = {
 }
 
 
-def run(
-    name: str, people: list[Person], models: Path, threads: int, start: Path | None, bodies: Tensor | None
-) -> dict[str, object]:
+def run(name: str, people: list[Person], setting: Setting) -> dict[str, object]:
     """Train a variant; its figures.  Raises NobodyLeft, ValueError for a file of another network."""
-    variant = VARIANTS[name]
+    variant, start = VARIANTS[name], setting.start
     frozen = {"head_minutes": 0.0} if start else {}
-    config = Config(**(COMMON | frozen | variant.config), threads=threads)  # type: ignore[arg-type]
+    config = Config(**(COMMON | frozen | variant.config), threads=setting.threads)  # type: ignore[arg-type]
     torch.manual_seed(config.seed)
     geometry = Geometry(some_meshes(people))
-    geometry.bodies = bodies
+    geometry.bodies, geometry.crowd = setting.bodies, setting.crowd
     chosen, apart = set_apart(people)
     chosen = [p if variant.fits or p.exact else replace(p, vertices=None, visibility=None) for p in chosen]
     chosen = [p for p in chosen if variant.people(p) and (p.vertices is not None or p.joints[:, 2].any())]
     if not chosen:
         raise NobodyLeft(f"{name}: nobody is left to train on")
     apart = [apart[i] for i in np.random.default_rng(0).permutation(len(apart))]
-    held = Held(apart, geometry.mirror, geometry.regressor, count=384, upright=variant.upright)
-    net = build(models, config.encoder)
+    shape = (geometry.mirror, geometry.regressor)
+    held = Held(apart, *shape, count=384, upright=variant.upright)
+    net = build(setting.models, config.encoder)
     if start is not None:
         read_back(net, start)
     trainer = Trainer(net, config, Path())
@@ -122,10 +135,14 @@ def run(
         figures: dict[str, object] = {**held.look(net), **held.surface(net)}
         if config.regression:
             figures |= held.mesh(net)
+        if setting.crowd is not None:
+            photographed = [p for p in apart if not p.exact]
+            crowded = Held(photographed, *shape, upright=variant.upright, crowd=setting.crowd)
+            figures |= {k.replace("photographs", "crowded"): v for k, v in crowded.look(net).items()}
     return {"variant": name, "people": len(chosen), "CPU seconds a step": round(seconds, 2)} | figures
 
 
-KINDS = ("renders", "photographs")
+KINDS = ("renders", "photographs", "crowded")
 COLUMNS = {"vertices, px": ("mean", ".1f"), "joints": ("joints", ".3f"), "surface, cm": ("surface", ".1f")}
 OF_THE_MESH = {
     "IoU": ("IoU", ".3f"),
@@ -137,7 +154,8 @@ OF_THE_MESH = {
 
 
 def table(out: Path) -> str:
-    """The runs in a folder as Markdown: the heatmaps of all, the mesh of those that have a regression."""
+    """The runs in a folder as Markdown: the heatmaps of all, the mesh of those that have a regression; on renders,
+    photographs, and photographs with others before the person."""
     rows = {r["variant"]: r for file in out.glob("*.json") for r in [json.loads(file.read_text("utf-8"))]}
     known = [rows[name] for name in VARIANTS if name in rows]
     parts = [_table(known, COLUMNS)]
@@ -147,10 +165,12 @@ def table(out: Path) -> str:
 
 
 def _table(rows: list[dict], columns: dict[str, tuple[str, str]]) -> str:
-    each = " | ".join(f"{kind}: {' | '.join(columns)}" for kind in KINDS)
-    lines = [f"| | persons | {each} | CPU s a step |", "|" + "---|" * (3 + 2 * len(columns))]
+    known = {key for r in rows for key in r}
+    kinds = {kind: {k: v for k, v in columns.items() if f"{kind} {v[0]}" in known} for kind in KINDS}
+    keys = [(f"{kind} {what}", form) for kind, some in kinds.items() for what, form in some.values()]
+    each = " | ".join(f"{kind}: {' | '.join(some)}" for kind, some in kinds.items() if some)
+    lines = [f"| | persons | {each} | CPU s a step |", "|" + "---|" * (3 + len(keys))]
     for r in rows:
-        keys = [(f"{kind} {what}", form) for kind in KINDS for what, form in columns.values()]
         cells = [format(r[key], form) if key in r else "–" for key, form in keys]
         lines.append(f"| {r['variant']} | {r['people']} | {' | '.join(cells)} | {r['CPU seconds a step']} |")
     return "\n".join(lines)
@@ -178,12 +198,13 @@ def main() -> None:
         if not people:
             parser.error(f"{a.data} has no photographs, {a.synth} no renders: nothing to train on")
         bodies = torch.from_numpy(np.load(a.bodies)) if a.bodies else None
+        setting = Setting(a.models, a.threads, a.start, bodies, Crowd.load(a.data).before)
         for name in a.only:
             file = a.out / ("".join(c if c.isalnum() else "_" for c in name) + ".json")
             if file.exists():
                 continue
             try:
-                found = run(name, people, a.models, a.threads, a.start, bodies)
+                found = run(name, people, setting)
             except (NobodyLeft, ValueError) as error:
                 print(error, flush=True)
                 continue

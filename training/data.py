@@ -14,7 +14,7 @@ import json
 import pickle
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -330,6 +330,9 @@ def silhouette(points: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> 
     return out > 0
 
 
+Change = Callable[[Person, np.ndarray, np.random.Generator], tuple[Person, np.ndarray]]
+
+
 class Crops(Dataset):
     """Fresh crops of people; index -> dict of tensors (crop pixels)."""
 
@@ -343,9 +346,13 @@ class Crops(Dataset):
         cut: float = 0.15,
         stretched: float = 0.5,
         upright: bool = False,
+        crowded: float = 0.0,
+        crowd: Change | None = None,
     ) -> None:
-        """tracked, cut, stretched: shares of the crops that are so; upright: crops stand as the picture does."""
+        """tracked, cut, stretched: shares of the crops that are so; upright: crops stand as the picture does; crowded:
+        share of the photographs that `crowd` (of `training.paste`) puts others before."""
         self.tracked, self.cut, self.stretched, self.upright = tracked, cut, stretched, upright
+        self.crowded, self.crowd = crowded, crowd
         self.people, self.faces, self.mirror, self.seed = people, faces.astype(np.int64), mirror.astype(np.int64), seed
 
     def __len__(self) -> int:
@@ -357,6 +364,8 @@ class Crops(Dataset):
         rng = np.random.default_rng((self.seed, index, draw))
         person = self.people[index]
         image = cv2.imdecode(np.frombuffer(person.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        if self.crowd is not None and not person.exact and rng.random() < self.crowded:  # renders have crowds
+            person, image = self.crowd(person, image, rng)
         if not person.exact and rng.random() < self.cut:  # renders are cut already
             person, image = cut(person, image, rng)
         if self.stretched and not person.exact and rng.random() < self.stretched:

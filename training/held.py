@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 
 from meshpose.body import Body
 
-from .data import Crops, Person
+from .data import Change, Crops, Person
 from .model import CROP, MeshPoseNet
 from .precision import mixed_precision
 from .silhouette import SEEN, UNKNOWN, soft_silhouette
@@ -36,11 +36,13 @@ class Held:
         count: int = 192,
         batch: int = 16,
         upright: bool = False,
+        crowd: Change | None = None,
     ) -> None:
+        """crowd: what every photograph goes through first (of `training.paste`); upright: see `Crops`."""
         exact = [i for i, p in enumerate(people) if p.exact][: count // 2]
         keys = exact + [i for i, p in enumerate(people) if not p.exact][: count - len(exact)]
         faces = Body.load().lowpoly_faces
-        data = Crops(people, faces, mirror, seed=99, stretched=0.0, upright=upright)
+        data = Crops(people, faces, mirror, 99, stretched=0.0, upright=upright, crowded=1.0, crowd=crowd)
         self.regressor, self.faces = regressor, torch.from_numpy(faces.astype(np.int64))
         wanted = (*TRUTH, *SURFACE)
         samples = [{k: v for k, v in data[(i, 1)].items() if k in wanted} for i in keys[: len(keys) // batch * batch]]

@@ -55,7 +55,7 @@ class Photographs:
     def load(data: Path, rng: np.random.Generator, count: int = 700) -> Photographs:
         """A random choice of ``count`` pictures of stanford40, lspet and ccp, training splits only."""
         out = Photographs([], [])
-        out._with_label_maps(data, rng, count // 3)
+        out.with_label_maps(data, rng, count // 3)
         with np.load(data / "teacher.npz") as z:
             names = [str(s) for s in z["sets"]]
             teacher = {k: z[k] for k in ("set", "id", "crop", "mask")}
@@ -64,7 +64,8 @@ class Photographs:
             out._with_teacher(data, name, teacher, rng.choice(rows, int(count * share), replace=False))
         return out
 
-    def _with_label_maps(self, data: Path, rng: np.random.Generator, count: int) -> None:
+    def with_label_maps(self, data: Path, rng: np.random.Generator, count: int) -> None:
+        """Add places and people of `count` pictures of ccp's training split."""
         meta = json.loads((data / "ccp" / "train.json").read_text())
         with zipfile.ZipFile(data / "ccp" / "train.zip") as archive:
             from PIL import Image

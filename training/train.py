@@ -32,10 +32,11 @@ from meshpose.body import Body
 from . import losses
 from .branch import Replay, Store, Views, branch_loss, edges_of
 from .checkpoint import build, load_fitting, read_back
-from .data import LSP_MIRROR, Crops, Draws, photographs, renders, set_apart, some_meshes
+from .data import LSP_MIRROR, Change, Crops, Draws, photographs, renders, set_apart, some_meshes
 from .held import Held
 from .model import Features, MeshPoseNet, fused
 from .muon import Matrices, is_matrix
+from .paste import Crowd
 from .precision import mixed_precision
 from .silhouette import silhouette_loss, soft_silhouette
 from .spatial import localised, peaks_of
@@ -58,6 +59,7 @@ class Config:
     threads: int = 1
     workers: int = 1
     seed: int = 0
+    crowded: float = 0.0  # share of the photographs that get other people before them
     # weights of the losses (equation 16 and our own)
     heat: float = 0.15
     localisation: float = 1.0
@@ -101,6 +103,7 @@ class Geometry:
         self.carriers = torch.nonzero(self.regressor.abs().amax(0) > 1e-3)[:, 0]
         self.edges = edges_of(self.faces)
         self.replay = Replay(REPLAY)
+        self.crowd: Change | None = None
         self.bodies: Tensor | None = None
         self.views: Views | None = None
 
@@ -144,7 +147,8 @@ def batches(
     people: list, geometry: Geometry, config: Config, start: int, upright: bool = False
 ) -> Iterator[dict[str, Tensor]]:
     """Endless batches; `start` moves the seed on, so that a resumed run sees new crops; upright: see `Crops`."""
-    data = Crops(people, geometry.faces.numpy(), geometry.mirror, config.seed + start, upright=upright)
+    shape, crowd = (geometry.faces.numpy(), geometry.mirror), geometry.crowd
+    data = Crops(people, *shape, config.seed + start, upright=upright, crowded=config.crowded, crowd=crowd)
     loader: DataLoader = DataLoader(
         data,
         batch_size=config.batch,
@@ -381,16 +385,22 @@ def cosine(part: float) -> float:
 
 
 def train(
-    config: Config, people: list, models: Path, out: Path, start: Path | None = None, bodies: Tensor | None = None
+    config: Config,
+    people: list,
+    models: Path,
+    out: Path,
+    start: Path | None = None,
+    bodies: Tensor | None = None,
+    crowd: Change | None = None,
 ) -> None:
     """Train until `config.minutes`; `start`, an exported file, gives the first weights of a new run; `bodies`: see
-    `branch.Views`."""
+    `branch.Views`; `crowd`: see `paste.Crowd`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # before OpenCV makes threads: they do not survive the fork of a worker, which then hangs
     torch.manual_seed(config.seed)
     geometry = Geometry(some_meshes(people))
-    geometry.bodies = bodies
+    geometry.bodies, geometry.crowd = bodies, crowd
     people, apart = set_apart(people)
     held = Held(apart, geometry.mirror, geometry.regressor)
     net = build(models, config.encoder)
@@ -454,7 +464,8 @@ def main() -> None:
     if not people:
         parser.error(f"{paths['data']} has no photographs, and --synth names no renders: nothing to train on")
     bodies = torch.from_numpy(np.load(paths["bodies"])) if paths["bodies"] else None
-    train(Config(**a), people, paths["models"], paths["out"], paths["start"], bodies)
+    crowd = Crowd.load(paths["data"]).before if a["crowded"] else None
+    train(Config(**a), people, paths["models"], paths["out"], paths["start"], bodies, crowd)
 
 
 if __name__ == "__main__":
