@@ -29,12 +29,14 @@ class Crowd:
     people: list[Cutout]
 
     @staticmethod
-    def load(data: Path, count: int = 250) -> Crowd:
-        """Those of ccp's training pictures; nobody where `data` has no ccp."""
-        found = Photographs([], [])
-        if (data / "ccp" / "train.json").exists():
-            found.with_label_maps(data, np.random.default_rng(0), count)
-        return Crowd(found.people)
+    def load(data: Path, count: int = 900) -> Crowd:
+        """Those of some training pictures; nobody where a set of `Photographs.load` is missing from `data`."""
+        files = ("ccp/train.json", "stanford40/train.json", "lspet/train.json", "teacher.npz")
+        missing = [file for file in files if not (data / file).exists()]
+        if missing:
+            print(f"{data} has no {missing[0]}: nobody is put before the photographed", flush=True)
+            return Crowd([])
+        return Crowd(Photographs.load(data, np.random.default_rng(0), count).people)
 
     def before(self, person: Person, image: np.ndarray, rng: np.random.Generator) -> tuple[Person, np.ndarray]:
         """The person with one or two others before or beside them; as they were where that hides too much.

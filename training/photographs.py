@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 
 BAGS = (2, 33, 56)  # ccp classes that are not the body
+FILLED = 0.75
+"""IoU of a machine's mask's box with the labelled one from which on a person is cut out along it."""
 
 
 def fill(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -89,6 +91,7 @@ class Photographs:
         meta = json.loads((data / folder / f"{split}.json").read_text())
         images = {i["id"]: i for i in meta["images"]}
         image_of = {a["id"]: images[a["image_id"]] for a in meta["annotations"]}
+        boxes = {a["id"]: a["bbox"] for a in meta["annotations"]}
         archives: dict[str, zipfile.ZipFile] = {}
         for r in rows:
             image = image_of[int(teacher["id"][r])]
@@ -98,11 +101,25 @@ class Photographs:
             c, s, k = np.cos(angle), np.sin(angle), side / 64
             to_picture = np.array([[k * c, -k * s, cx - k * 32 * (c - s)], [k * s, k * c, cy - k * 32 * (s + c)]])
             mask = np.unpackbits(teacher["mask"][r]).reshape(64, 64)
+            cover = cv2.warpAffine(mask.astype(np.float32), to_picture, picture.shape[1::-1])
+            self._cut_out(picture, np.clip(3 * cover - 1.2, 0, 1), boxes[int(teacher["id"][r])])
             hole = cv2.warpAffine(mask, to_picture, picture.shape[1::-1])
             grow = max(5, int(side * 0.06)) | 1
             hole = cv2.dilate(hole, np.ones((grow, grow), np.uint8)) > 0
             if 0.02 < hole.mean() < 0.6:
                 self.places.append((fill(picture, hole), np.array([cx, cy])))
+
+    def _cut_out(self, picture: np.ndarray, cover: np.ndarray, box: list[float]) -> None:
+        """Keep a person along a machine's mask (h, w) 0..1, where that fills the labelled box and nothing else."""
+        y, x = np.nonzero(cover > 0.5)
+        if len(x) < 800:
+            return
+        low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()]) + 1
+        first, last = np.array(box[:2]), np.array(box[:2]) + box[2:]
+        common = np.prod(np.clip(np.minimum(high, last) - np.maximum(low, first), 0, None))
+        if common > FILLED * (np.prod(high - low) + np.prod(last - first) - common):
+            part = np.s_[low[1] : high[1], low[0] : high[0]]
+            self.people.append((picture[part] * cover[part][..., None], cover[part]))
 
     def background(self, rng: np.random.Generator, at: np.ndarray, span: float, roll: float, size: int) -> np.ndarray:
         """(size, size, 3) uint8: a place whose own person stood where ours stands (``at`` px, ``span`` px across)."""
