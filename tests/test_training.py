@@ -392,8 +392,10 @@ def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert lines[4].split("|")[1] == lines[8].split("|")[1], "its heatmaps, and its mesh"
     for rows in (lines[:5], lines[6:]):
         assert len({row.count("|") for row in rows}) == 1
-    with pytest.raises(ablate.NobodyLeft, match="nobody is left"):
+    with pytest.raises(ablate.Impossible, match="nobody is left"):
         ablate.run("photographs alone", people, ablate.Setting(models_folder(tmp_path)))
+    with pytest.raises(ablate.Impossible, match="is no export of this network"):
+        ablate.run("everything", people, ablate.Setting(models_folder(tmp_path), start=weights.path("accurate.onnx")))
     body, heights = Body.load(), people[0].vertices[:, 1]
     ends = [int(heights.argmin()), int(heights.argmax())]
     for upright in (False, True):

@@ -70,8 +70,8 @@ class Setting:
     crowd: Change | None = None
 
 
-class NobodyLeft(Exception):
-    """A variant leaves nobody to train on."""
+class Impossible(Exception):
+    """A variant leaves nobody to train on, or has another network than the file it is to begin at."""
 
 
 def _without(*sources: str) -> Choice:
@@ -101,7 +101,7 @@ VARIANTS = {
 
 
 def run(name: str, people: list[Person], setting: Setting) -> dict[str, object]:
-    """Train a variant; its figures.  Raises NobodyLeft, ValueError for a file of another network."""
+    """Train a variant; its figures.  Raises Impossible."""
     variant, start = VARIANTS[name], setting.start
     frozen = {"head_minutes": 0.0} if start else {}
     config = Config(**(COMMON | frozen | variant.config), threads=setting.threads)  # type: ignore[arg-type]
@@ -112,13 +112,16 @@ def run(name: str, people: list[Person], setting: Setting) -> dict[str, object]:
     chosen = [p if variant.fits or p.exact else replace(p, vertices=None, visibility=None) for p in chosen]
     chosen = [p for p in chosen if variant.people(p) and (p.vertices is not None or p.joints[:, 2].any())]
     if not chosen:
-        raise NobodyLeft(f"{name}: nobody is left to train on")
+        raise Impossible(f"{name}: nobody is left to train on")
     apart = [apart[i] for i in np.random.default_rng(0).permutation(len(apart))]
     shape = (geometry.mirror, geometry.regressor)
     held = Held(apart, *shape, count=384, upright=variant.upright)
     net = build(setting.models, config.encoder)
     if start is not None:
-        read_back(net, start)
+        try:
+            read_back(net, start)
+        except ValueError as error:
+            raise Impossible(f"{name}: {error}") from error
     trainer = Trainer(net, config, Path())
     stream = batches(chosen, geometry, config, 0, upright=variant.upright)
     if start is None:
@@ -192,6 +195,9 @@ def main() -> None:
     if not a.table:
         if None in (a.data, a.synth, a.models):
             parser.error("a run needs --data, --synth and --models")
+        for file in (a.start, a.bodies):
+            if file is not None and not file.exists():
+                parser.error(f"{file}: there is no such file")
         torch.set_num_threads(a.threads)
         cv2.setNumThreads(1)
         people = photographs(a.data, cache=a.out / "photographs.pickle") + renders(a.synth)
@@ -205,7 +211,7 @@ def main() -> None:
                 continue
             try:
                 found = run(name, people, setting)
-            except (NobodyLeft, ValueError) as error:
+            except Impossible as error:
                 print(error, flush=True)
                 continue
             file.write_text(json.dumps(found), "utf-8")

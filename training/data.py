@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from meshpose.crop import CROP, Crop
 
 from .fits import LSP, Fits
-from .silhouette import depth_within, seen_cells
+from .silhouette import depth_within, filled, seen_cells
 
 LSP_MIRROR = np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13])
 SAMPLES = 64  # surface samples (pixel, face, barycentric) per crop
@@ -321,15 +321,6 @@ def stretched(person: Person, image: np.ndarray, rng: np.random.Generator) -> tu
     return replace(person, box=box, joints=joints, vertices=vertices), cv2.resize(image, (width, image.shape[0]))
 
 
-def silhouette(points: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """What the triangles of points (V, 2) px and faces (F, 3) cover: (height, width) bool."""
-    out = np.zeros(size, np.uint8)
-    fixed = np.clip(np.round((points - 0.5) * 16), -20000, 20000).astype(np.int32)
-    for triangle in fixed[faces]:
-        cv2.fillConvexPoly(out, triangle, 1, lineType=cv2.LINE_8, shift=4)
-    return out > 0
-
-
 Change = Callable[[Person, np.ndarray, np.random.Generator], tuple[Person, np.ndarray]]
 
 
@@ -446,7 +437,7 @@ class Crops(Dataset):
         """(64, 64) silhouette of the low-poly, uint8; nothing of it is known where there are no vertices (has = 0)."""
         if not s["has"][0]:
             return np.zeros((64, 64), np.uint8)
-        return silhouette(s["vertices"][:, :2] / 4, self.faces, (64, 64)).astype(np.uint8)
+        return filled(s["vertices"][:, :2] / 4, self.faces, (64, 64)).astype(np.uint8)
 
 
 class Draws(torch.utils.data.Sampler):

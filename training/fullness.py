@@ -23,7 +23,7 @@ from meshpose.crop import CROP, Crop
 from meshpose.estimate import Estimator
 
 from .boxed import NEAR, Boxed, TorchNetwork, well_found
-from .data import silhouette
+from .silhouette import filled
 
 PARTS = {
     "arm": ("upperarm", "lowerarm"),
@@ -109,7 +109,7 @@ class Silhouette:
 
 def drawn(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Silhouette (GRID, GRID) bool of a low-poly (V, 2), crop px."""
-    return silhouette(vertices * (GRID / CROP), faces, (GRID, GRID))
+    return filled(vertices * (GRID / CROP), faces, (GRID, GRID))
 
 
 def bare(seen: Iterable[Boxed], body: Body) -> list[Silhouette]:

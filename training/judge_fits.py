@@ -23,8 +23,9 @@ from meshpose.coco import Person, Pictures, load_set
 from meshpose.crop import CROP, Crop
 from meshpose.errors import InputError, MeshPoseError
 
-from .data import SETS, silhouette
+from .data import SETS
 from .fits import LSP, MID_HIPS, Fits
+from .silhouette import filled
 
 LIMB_JOINTS, NECK = 12, 12
 RIGHT = (0, 1, 2, 6, 7, 8)
@@ -84,7 +85,7 @@ class Judged:
             true = None
         if true is None or not true.any():
             return float("nan")
-        own = silhouette(points, self.faces, size)
+        own = filled(points, self.faces, size)
         return float((own & true).sum() / (own | true).sum())
 
     def figures(self) -> tuple[float, float, float, float, float]:
@@ -110,7 +111,7 @@ class Judged:
         person = self.people[i]
         crop, scale = Crop.from_box(person.box, scale=1.3), TILE / CROP
         seen = np.ascontiguousarray(cv2.resize(crop.warp(self.pictures.image(person.image)), (TILE, TILE)))
-        own = silhouette(crop.to_crop(self.vertices[i, :, :2]) * scale, self.faces, (TILE, TILE))
+        own = filled(crop.to_crop(self.vertices[i, :, :2]) * scale, self.faces, (TILE, TILE))
         seen[own] = (0.6 * seen[own] + 0.4 * np.array(TINT)).astype(np.uint8)
         joints = np.round(crop.to_crop(self.keypoints[i, LSP, :2]) * scale).astype(int)
         for j, (x, y) in enumerate(joints.tolist()):

@@ -98,13 +98,15 @@ def seen_cells(xy: np.ndarray, seen: np.ndarray, covered: np.ndarray, faces: np.
     """
     some = seen[faces].any(1)
     whole = some & ~covered[faces].any(1)
-    return np.where(_filled(xy, faces[whole]), SEEN, np.where(_filled(xy, faces[some & ~whole]), UNKNOWN, UNSEEN))
+    points, size = xy / STRIDE + MARGIN, (SIDE, SIDE)
+    left_open = np.where(filled(points, faces[some & ~whole], size), UNKNOWN, UNSEEN)
+    return np.where(filled(points, faces[whole], size), SEEN, left_open).astype(np.uint8)
 
 
-def _filled(xy: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Cells whose middle a face covers, (SIDE, SIDE) bool."""
-    out = np.zeros((SIDE, SIDE), np.uint8)
-    fixed = np.clip(np.round((xy / STRIDE + MARGIN - 0.5) * 16), -20000, 20000).astype(np.int32)
+def filled(points: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What the triangles of points (V, 2) px and faces (F, 3) cover: (height, width) bool."""
+    out = np.zeros(size, np.uint8)
+    fixed = np.clip(np.round((points - 0.5) * 16), -20000, 20000).astype(np.int32)
     for triangle in fixed[faces]:
         cv2.fillConvexPoly(out, triangle, 1, lineType=cv2.LINE_8, shift=4)
     return out > 0
