@@ -457,6 +457,9 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     a = vars(parser.parse_args())
     paths = {k: a.pop(k) for k in ("data", "synth", "models", "out", "start", "bodies", "fits")}
+    for name in ("start", "bodies"):
+        if paths[name] is not None and not paths[name].exists():
+            parser.error(f"--{name} {paths[name]}: there is no such file")
     people = photographs(paths["data"], paths["out"] / "photographs.pickle", paths["fits"]) + (
         renders(paths["synth"]) if paths["synth"] else []
     )
