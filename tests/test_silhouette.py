@@ -77,7 +77,7 @@ def test_silhouette_of_the_truth_is_the_truth_s() -> None:
 
 
 def test_a_hidden_part_is_no_part_of_what_is_seen() -> None:
-    """Legs behind something are unseen, the edge of what hides them is left open, and so is what is out of the crop."""
+    """Legs behind something are unseen, the edge of what hides them is left open."""
     pytest.importorskip("torch")
     from training import silhouette as s
 
@@ -91,6 +91,28 @@ def test_a_hidden_part_is_no_part_of_what_is_seen() -> None:
     assert (cells == s.UNKNOWN).any() and (np.abs(rows[np.nonzero(cells == s.UNKNOWN)[0]] - 160) < 20).all()
 
 
+def test_nothing_is_seen_out_of_the_crop() -> None:
+    """Of somebody of whom the picture shows a half no cell of the margin is SEEN, mirrored or not; of the crop many."""
+    pytest.importorskip("torch")
+    import cv2
+
+    from training import silhouette as s
+    from training.data import OUTSIDE, SEEN, Crops, Person
+
+    vertices, faces, _ = standing()
+    vertices[:, 0] += 120
+    codes = np.where(vertices[:, 0] < 256, SEEN, OUTSIDE).astype(np.uint8)
+    box = np.array([200, 28, 56, 200], np.float32)
+    jpeg = cv2.imencode(".jpg", np.zeros((256, 256, 3), np.uint8))[1].tobytes()
+    person = Person(jpeg, box, np.zeros((14, 3), np.float32), vertices, codes, True, "render")
+    crops = Crops([person], faces, Body.load().lowpoly_mirror)
+    margin = np.ones((s.SIDE, s.SIDE), bool)
+    margin[s.MARGIN : -s.MARGIN, s.MARGIN : -s.MARGIN] = False
+    for draw in range(12):
+        cells = crops[0, draw]["cells"].numpy()
+        assert not (cells[margin] == s.SEEN).any() and (cells == s.SEEN).sum() > 100
+
+
 def test_the_loss_draws_the_mesh_to_the_silhouette() -> None:
     """Some steps of descent from a body that is too thin, too small, or called unseen end nearer to the truth; nothing
     is asked of pictures without a truth, and degenerate faces have finite gradients."""
@@ -99,14 +121,14 @@ def test_the_loss_draws_the_mesh_to_the_silhouette() -> None:
 
     vertices, faces, seen = standing()
     cells = s.seen_cells(vertices[:, :2], seen, np.zeros(len(seen), bool), faces)
-    truth, within, f, true_xy, true_seen = as_tensors(
-        torch, cells[None], s.depth_within(cells)[None], faces, vertices[None, :, :2], seen[None].astype(np.float32)
+    truth, f, true_xy, true_seen = as_tensors(
+        torch, cells[None], faces, vertices[None, :, :2], seen[None].astype(np.float32)
     )
     has = torch.ones(1)
 
     def loss(factor: Any, logit: Any) -> Any:
         xy = (true_xy - 128) * factor + 128
-        return s.silhouette_loss(s.soft_silhouette(xy, true_seen * logit.sigmoid(), f), truth, within, has)
+        return s.silhouette_loss(s.soft_silhouette(xy, true_seen * logit.sigmoid(), f), truth, has)
 
     for start in ((0.8, 1.0), (1.0, 0.85), (1.15, 1.05)):
         factor, logit = torch.tensor(start, requires_grad=True), torch.tensor(0.0, requires_grad=True)
@@ -120,6 +142,6 @@ def test_the_loss_draws_the_mesh_to_the_silhouette() -> None:
         assert abs(factor.detach().numpy() - 1).max() < max(before / 2, 0.06), (start, factor)
     flat = torch.zeros(2, len(seen), 2, requires_grad=True)
     found = s.soft_silhouette(flat, true_seen.expand(2, -1), f)
-    value = s.silhouette_loss(found, truth.expand(2, -1, -1), within.expand(2, -1, -1), torch.zeros(2))
+    value = s.silhouette_loss(found, truth.expand(2, -1, -1), torch.zeros(2))
     value.backward()
     assert float(value.detach()) == 0 and torch.isfinite(flat.grad).all()

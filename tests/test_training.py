@@ -386,10 +386,12 @@ def test_one_thing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert found["people"] < 400, "some are set apart"
         assert 0 < found["renders surface"] <= 30 and "photographs mean" not in found
         assert ("renders IoU" in found) == (name in start)
+        found |= {"crowded mean": 20.0} if name in start else {}
         (tmp_path / f"{found['people']}{name}.json").write_text(json.dumps(found))
     lines = ablate.table(tmp_path).splitlines()
     assert len(lines) == 9 and "renders alone" in lines[2] and "upright crops" in lines[3]
     assert lines[4].split("|")[1] == lines[8].split("|")[1], "its heatmaps, and its mesh"
+    assert "crowded: vertices, px" in lines[0] and "20.0" in lines[4] and "–" in lines[2] and "crowded" not in lines[6]
     for rows in (lines[:5], lines[6:]):
         assert len({row.count("|") for row in rows}) == 1
     with pytest.raises(ablate.Impossible, match="nobody is left"):

@@ -9,10 +9,8 @@ import numpy as np
 from training import looks
 from training.cameras import View
 from training.looks import Places
-from training.photographs import Photographs
+from training.photographs import Cutout, Photographs, over
 from training.synth_body import rotation
-
-Cutout = tuple[np.ndarray, np.ndarray]  # premultiplied colour (h, w, 3) float32, coverage (h, w) float32
 
 
 class Stage:
@@ -103,11 +101,6 @@ class Stage:
             return
         box = np.s_[y.min() - 1 : y.max() + 2, x.min() - 1 : x.max() + 2]
         self.people = [*self.people[-60:], (colour[box].copy(), coverage[box].copy())]
-
-
-def over(picture: np.ndarray, layer: Cutout) -> np.ndarray:
-    """The layer laid over the picture (float32)."""
-    return picture * (1 - layer[1][..., None]) + layer[0]
 
 
 def camera_faults(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from meshpose.crop import CROP, Crop
 
 from .fits import LSP, Fits
-from .silhouette import depth_within, filled, seen_cells
+from .silhouette import filled, seen_cells
 
 LSP_MIRROR = np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13])
 SAMPLES = 64  # surface samples (pixel, face, barycentric) per crop
@@ -375,7 +375,6 @@ class Crops(Dataset):
         sample["mask"] = self._mask(sample)
         known = (sample["visible"] > 0, sample["covered"] > 0)
         sample["cells"] = seen_cells(sample["vertices"][:, :2], *known, self.faces)
-        sample["within"] = depth_within(sample["cells"])
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in sample.items()}
 
     def _truth(self, person: Person, crop: Crop, covered: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 
 from .data import OCCLUDED, OUTSIDE, SEEN, Person
-from .photographs import Photographs
+from .photographs import Cutout, Photographs, over
 
-Cutout = tuple[np.ndarray, np.ndarray]
 LEFT = 0.45
 """Share of the vertices seen before that is to be seen afterwards: less, and it is the other one's picture."""
 TRIES = 4
@@ -24,7 +23,7 @@ TRIES = 4
 
 @dataclass(frozen=True)
 class Crowd:
-    """People cut out of photographs: premultiplied colour (h, w, 3) float32 0..255 and coverage (h, w) float32 each."""
+    """People cut out of photographs."""
 
     people: list[Cutout]
 
@@ -52,7 +51,7 @@ class Crowd:
             colour, cover = self._somebody(person, image.shape, rng)
             if rng.random() < 0.25:
                 more, above = self._somebody(person, image.shape, rng)
-                colour, cover = more + colour * (1 - above[..., None]), above + cover * (1 - above)
+                colour, cover = over(colour, (more, above)), above + cover * (1 - above)
             under = np.zeros(len(x), bool)
             under[inside] = cover[y[inside], x[inside]] > 0.5
             if (seen & ~under).sum() >= max(LEFT * seen.sum(), 40):
@@ -65,7 +64,7 @@ class Crowd:
         if rng.random() < 0.5:
             shown = person.vertices[visibility == SEEN, :2]
             box = np.concatenate([shown.min(0), np.ptp(shown, axis=0)]).astype(np.float32)
-        pasted = np.clip(colour + image * (1 - cover[..., None]), 0, 255).astype(np.uint8)
+        pasted = np.clip(over(image, (colour, cover)), 0, 255).astype(np.uint8)
         return replace(person, visibility=visibility, box=box), pasted
 
     def _somebody(self, person: Person, shape: tuple[int, ...], rng: np.random.Generator) -> Cutout:

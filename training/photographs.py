@@ -16,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+Cutout = tuple[np.ndarray, np.ndarray]
+"""Premultiplied colour (h, w, 3) float32 0..255, coverage (h, w) float32 0..1."""
 BAGS = (2, 33, 56)  # ccp classes that are not the body
 FILLED = 0.75
 """IoU of a machine's mask's box with the labelled one from which on a person is cut out along it."""
@@ -45,19 +47,24 @@ def fill(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return np.clip(below, 0, 255).astype(np.uint8)
 
 
+def over(picture: np.ndarray, layer: Cutout) -> np.ndarray:
+    """The layer laid over the picture (float32)."""
+    return picture * (1 - layer[1][..., None]) + layer[0]
+
+
 @dataclass
 class Photographs:
-    """places: (picture (h, w, 3) uint8, (x, y) px where its person stood); people: (premultiplied colour (h, w, 3)
-    float32, coverage (h, w) float32) cut out along ccp's label maps."""
+    """places: (picture (h, w, 3) uint8, (x, y) px where its person stood); people: cut out along ccp's label maps and,
+    of the other sets, the teacher's masks."""
 
     places: list[tuple[np.ndarray, np.ndarray]]
-    people: list[tuple[np.ndarray, np.ndarray]]
+    people: list[Cutout]
 
     @staticmethod
     def load(data: Path, rng: np.random.Generator, count: int = 700) -> Photographs:
         """A random choice of ``count`` pictures of stanford40, lspet and ccp, training splits only."""
         out = Photographs([], [])
-        out.with_label_maps(data, rng, count // 3)
+        out._with_label_maps(data, rng, count // 3)
         with np.load(data / "teacher.npz") as z:
             names = [str(s) for s in z["sets"]]
             teacher = {k: z[k] for k in ("set", "id", "crop", "mask")}
@@ -66,8 +73,7 @@ class Photographs:
             out._with_teacher(data, name, teacher, rng.choice(rows, int(count * share), replace=False))
         return out
 
-    def with_label_maps(self, data: Path, rng: np.random.Generator, count: int) -> None:
-        """Add places and people of `count` pictures of ccp's training split."""
+    def _with_label_maps(self, data: Path, rng: np.random.Generator, count: int) -> None:
         meta = json.loads((data / "ccp" / "train.json").read_text())
         with zipfile.ZipFile(data / "ccp" / "train.zip") as archive:
             from PIL import Image
@@ -103,9 +109,8 @@ class Photographs:
             mask = np.unpackbits(teacher["mask"][r]).reshape(64, 64)
             cover = cv2.warpAffine(mask.astype(np.float32), to_picture, picture.shape[1::-1])
             self._cut_out(picture, np.clip(3 * cover - 1.2, 0, 1), boxes[int(teacher["id"][r])])
-            hole = cv2.warpAffine(mask, to_picture, picture.shape[1::-1])
             grow = max(5, int(side * 0.06)) | 1
-            hole = cv2.dilate(hole, np.ones((grow, grow), np.uint8)) > 0
+            hole = cv2.dilate((cover >= 0.5).astype(np.uint8), np.ones((grow, grow), np.uint8)) > 0
             if 0.02 < hole.mean() < 0.6:
                 self.places.append((fill(picture, hole), np.array([cx, cy])))
 

@@ -117,19 +117,20 @@ def depth_within(cells: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform((cells == SEEN).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def silhouette_loss(found: Tensor, cells: Tensor, within: Tensor, has: Tensor) -> Tensor:
-    """Equation 15 per cell of the silhouette: found (B, SIDE, SIDE), cells and within of the truth, has (B,) whether it
-    is known.
+BOUNDARY = 0.1
+"""Weight of the boundary term beside the squared one: limbs are two to four cells deep."""
+
+
+def silhouette_loss(found: Tensor, cells: Tensor, has: Tensor) -> Tensor:
+    """Equation 15 per cell of the silhouette: found and what is known of the truth, `seen_cells`, (B, SIDE, SIDE); has
+    (B,) whether anything is.
 
     Both terms are divided by the silhouette's size, so that a person who is far away or cut counts like any other; the
     boundary term is D (1 - I), which differs from equation 13 by what no weight changes.
     """
     known = (cells != UNKNOWN).float() * has[:, None, None]
     size = (cells == SEEN).sum((1, 2)).clamp(min=50)
+    within = torch.from_numpy(np.stack([depth_within(c) for c in cells.numpy()]))
     wrong = ((found - (cells == SEEN).float()).square() * known).sum((1, 2)) / size
     small = (within * (1 - found) * known).sum((1, 2)) / size
     return (wrong + BOUNDARY * small).sum() / has.sum().clamp(min=1)
-
-
-BOUNDARY = 0.1
-"""Weight of the boundary term beside the squared one: limbs are two to four cells deep."""

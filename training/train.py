@@ -242,7 +242,7 @@ def silhouette_losses(
     seen = logits.sigmoid()
     mesh = net.fullness @ fused(everywhere, regressed, seen)
     found = soft_silhouette(mesh[..., :2], seen, faces)
-    return silhouette_loss(found, sample["cells"], sample["within"], sample["has"][:, 0])
+    return silhouette_loss(found, sample["cells"], sample["has"][:, 0])
 
 
 class Trainer:
