@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoint import build, read_back
+from .checkpoint import AnotherNetwork, build, read_back
 from .data import Change, Person, photographs, renders, set_apart, some_meshes
 from .held import Held
 from .paste import Crowd
@@ -120,7 +120,7 @@ def run(name: str, people: list[Person], setting: Setting) -> dict[str, object]:
     if start is not None:
         try:
             read_back(net, start)
-        except ValueError as error:
+        except AnotherNetwork as error:
             raise Impossible(f"{name}: {error}") from error
     trainer = Trainer(net, config, Path())
     stream = batches(chosen, geometry, config, 0, upright=variant.upright)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from . import collide, pose_code
 from .fits import LSP, PHENOTYPES, FitBody
+from .rotations import rotation, swing
 
 UNIT = 0.2
 LANDMARK_OF_LSP = [28, 26, 24, 23, 25, 27, 16, 14, 12, 11, 13, 15]  # BlazePose landmark of the first twelve LSP joints
@@ -37,25 +40,7 @@ EXCHANGED = [0, 4, 5, 6, 1, 2, 3, 8, 7, 10, 9] + [k for i in range(11, 33, 2) fo
 MIDDLE = torch.tensor([0.5, 0.68, 0.5, 0.5, 0.5, 0.5])
 SPREAD = torch.tensor([0.5, 0.05, 1, 1, 1, 1]) * 0.18
 STEPS, SILHOUETTE_STEPS, RATE = 200, 50, 0.06
-
-
-def rotation(a: Tensor) -> Tensor:
-    """Axis-angle (..., 3) -> (..., 3, 3), differentiable at zero."""
-    angle = a.square().sum(-1, keepdim=True).add(1e-12).sqrt()
-    x, y, z = a.unbind(-1)
-    o = torch.zeros_like(x)
-    k = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
-    s, c = (angle.sin() / angle)[..., None], ((1 - angle.cos()) / angle.square())[..., None]
-    return torch.eye(3) + s * k + c * (k @ k)
-
-
-def swing(a: Tensor, b: Tensor) -> Tensor:
-    """Smallest rotation that takes direction a to b."""
-    a, b = functional.normalize(a, dim=-1), functional.normalize(b, dim=-1)
-    x, y, z = torch.linalg.cross(a, b).unbind(-1)
-    o = torch.zeros_like(x)
-    k = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
-    return torch.eye(3) + k + k @ k / (1 + (a * b).sum(-1)[..., None, None]).clamp(min=1e-3)
+COLLISION, CODE = 1.0, 1.0
 
 
 def robust(squared: Tensor, width: float = 3.5) -> Tensor:
@@ -147,13 +132,25 @@ class TorchBody:
 
 
 class Prior:
-    """Negative log likelihood of local rotations: mixtures for the trunk, each arm, each leg."""
+    """Negative log likelihood of local rotations: mixtures for the trunk, each arm, each leg.
 
-    def __init__(self, file: Path) -> None:
+    code: what poses cost by a second opinion ((n, 18, 3) -> (n,), `pose_code.PoseCode`), at CODE times its weight.
+    collision: what limbs cost that pass through the body (`collide.cost`), added by `energy`.
+    """
+
+    def __init__(
+        self, file: Path, code: Callable[[Tensor], Tensor] | None = None, collision: float = COLLISION
+    ) -> None:
+        self.code, self.collision = code, collision
         with np.load(file) as z:
             self.part = {
                 p: [torch.from_numpy(z[f"{p}_{k}"]) for k in ("mu", "P", "ld")] for p in ("trunk", "arm", "leg")
             }
+
+    @staticmethod
+    def load(data: Path, code: Path | None = None, collision: float = COLLISION) -> Prior:
+        """Of a folder's `pose_prior.npz` and a file of `training.pose_code`."""
+        return Prior(data / "pose_prior.npz", pose_code.load(code) if code else None, collision)
 
     def best(self, part: str, x: Tensor) -> Tensor:
         mu, p, ld = self.part[part]
@@ -167,7 +164,7 @@ class Prior:
                 total = total + self.best(
                     part, (a[:, [first + side, first + 2 + side, first + 4 + side]] * flip).flatten(1)
                 )
-        return total
+        return total if self.code is None else total + CODE * self.code(a)
 
 
 @dataclass
@@ -313,6 +310,8 @@ def energy(s: State, e: Evidence, body: TorchBody, prior: Prior, skin: bool, wid
     total = total + 0.7 * (robust((limbs - e.limbs).square().sum(-1) / 0.3**2, 3.0) * e.limb_weight).sum(1)
     total = total + 0.2 * prior(s.a) + 0.5 * ((s.phenotype - MIDDLE) / SPREAD).square().sum(1)
     total = total + 0.5 * ((s.camera[:, 3] - 0.18) / 0.06).square()
+    if prior.collision:
+        total = total + prior.collision * collide.cost(key)
     if skin:
         grid = (project(vertices, s.camera) / 3.125).clamp(-1.2, 1.2)[:, None]
         far = functional.grid_sample(e.outside, grid, align_corners=False, padding_mode="border")[:, 0, 0]
@@ -398,15 +397,20 @@ def to_columns(s: State, e: Evidence) -> dict[str, np.ndarray]:
     }
 
 
+def fitted(e: Evidence, body: TorchBody, prior: Prior) -> tuple[State, Tensor]:
+    """The best of several starts, taken further with its silhouette; its energies (n,)."""
+    tried = [begin(*start, body) for start in starts(e)]
+    energies = torch.stack([optimise(s, e, body, prior, STEPS, RATE, skin=False) for s in tried])
+    s = chosen(tried, energies.argmin(0))
+    return s, optimise(s, e, body, prior, SILHOUETTE_STEPS, RATE / 2, skin=True)
+
+
 def fit(e: Evidence, body: TorchBody, prior: Prior) -> dict[str, np.ndarray]:
     """Fit one batch from several starts, the best one further with its silhouette.
 
     Returns the columns of a fit file with `accepted`, `energy` and `joint_error` (parts of the torso, nan: no label).
     """
-    tried = [begin(*start, body) for start in starts(e)]
-    energies = torch.stack([optimise(s, e, body, prior, STEPS, RATE, skin=False) for s in tried])
-    s = chosen(tried, energies.argmin(0))
-    last = optimise(s, e, body, prior, SILHOUETTE_STEPS, RATE / 2, skin=True)
+    s, last = fitted(e, body, prior)
     accepted, error = accept(s, e, body, prior)
     return to_columns(s, e) | {"accepted": accepted, "energy": last.numpy().astype(np.float16), "joint_error": error}
 
@@ -418,8 +422,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--code", type=Path, help="a prior of whole poses beside the mixtures (training.pose_code's)")
     a = parser.parse_args()
-    body, prior = TorchBody(FitBody(a.data / "fit_body.npz")), Prior(a.data / "pose_prior.npz")
+    if a.code and not a.code.exists():
+        parser.error(f"--code {a.code}: there is no such file")
+    body, prior = TorchBody(FitBody(a.data / "fit_body.npz")), Prior.load(a.data, a.code)
     evidence = read_evidence(a.data, a.set, a.limit)
     parts = [fit(evidence.rows(slice(i, i + a.batch)), body, prior) for i in range(0, len(evidence.ids), a.batch)]
     out = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}

@@ -16,6 +16,9 @@ ARMS = {
     for s in "LR"
 }
 AT = {n: i for i, n in enumerate(JOINTS)}
+FITTED = [AT[n] for n in ("pelvis", "spine1", "spine2", "neck", "head")]
+FITTED += [AT[f"{n}.{s}"] for n in ("collar", "shoulder", "elbow", "wrist", "hip", "knee", "ankle") for s in "LR"]
+"""The fits' order of joints (training.fits)."""
 # Reflection in the body's middle plane, for rotation matrices: S R S.
 FLIP = np.diag([-1.0, 1.0, 1.0])
 
@@ -191,19 +194,15 @@ def any_turn(rng: np.random.Generator) -> np.ndarray:
 def fitted_poses(data: Path) -> np.ndarray:
     """Accepted fits of the training photographs, (n, 21, 3, 3): pelvis upright as the photograph, then local rotations.
 
-    The fits' order (training.fits) is spine1, spine2, neck, head, then left and right of collar, shoulder, elbow,
-    wrist, hip, knee, ankle; camera axes are turned to y up, z towards the camera.
+    Camera axes are turned to y up, z towards the camera.
     """
-    names = [JOINTS.index(n) for n in ("pelvis", "spine1", "spine2", "neck", "head")]
-    limbs = ("collar", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-    names += [JOINTS.index(f"{n}.{s}") for n in limbs for s in "LR"]
     out = []
     for file in ("fits_v0.npz", "fits_more.npz"):
         with np.load(data / file) as z:
             train = np.array(["val" not in str(s) for s in z["sets"]])
             r = from_quaternion(z["quat"][z["accepted"] & train[z["set"]]])
         local = np.tile(np.eye(3), (len(r), 21, 1, 1))
-        local[:, names] = r
+        local[:, FITTED] = r
         local[:, 0] = np.diag([1.0, -1.0, -1.0]) @ local[:, 0]
         out.append(local)
     return np.concatenate(out)

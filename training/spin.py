@@ -44,10 +44,10 @@ from .fit import (
     project,
     read_evidence,
     robust,
-    rotation,
     to_columns,
 )
 from .fits import MID_HIPS, FitBody, from_quaternion
+from .rotations import rotation
 
 SECOND_PASS = 1
 AGREE = 0.25  # torso lengths between the fit's vertex and the network's that still agree
@@ -187,10 +187,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--code", type=Path, help="a prior of whole poses beside the mixtures (training.pose_code's)")
     a = parser.parse_args()
+    if a.code and not a.code.exists():
+        parser.error(f"--code {a.code}: there is no such file")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    body, prior = TorchBody(FitBody(a.data / "fit_body.npz")), Prior(a.data / "pose_prior.npz")
+    body, prior = TorchBody(FitBody(a.data / "fit_body.npz")), Prior.load(a.data, a.code)
     with np.load(a.data / a.fits) as z:
         columns = {k: z[k].copy() for k in z.files}
     code = [str(s) for s in columns["sets"]].index(a.set)
@@ -217,10 +220,10 @@ def main() -> None:
         print(f"{i + len(part)} of {len(todo)}: new fit better {won}, accepted {int(accepted.sum())}", flush=True)
     np.savez_compressed(a.out, **columns)
     now = int(columns["accepted"][rows].sum())
-    error = np.concatenate(errors)[:, :12]
-    known = ~np.isnan(error)
+    known = [e[:, :12][~np.isnan(e[:, :12])] for e in errors]
+    told = f"{100 * np.concatenate(known).mean():.1f} % of the torso" if any(map(len, known)) else "unknown, no labels"
     print(f"{a.set}: accepted {was} -> {now} of {len(rows)}; new fit better in {won} of {len(todo)}; "
-          f"mean joint error of the accepted {100 * error[known].mean():.1f} % of the torso")  # fmt: skip
+          f"mean joint error of the accepted {told}")  # fmt: skip
 
 
 if __name__ == "__main__":

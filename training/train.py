@@ -31,7 +31,7 @@ from meshpose.body import Body
 
 from . import losses
 from .branch import Replay, Store, Views, branch_loss, edges_of
-from .checkpoint import build, load_fitting, read_back
+from .checkpoint import AnotherNetwork, build, load_fitting, read_back
 from .data import LSP_MIRROR, Change, Crops, Draws, photographs, renders, set_apart, some_meshes
 from .held import Held
 from .model import Features, MeshPoseNet, fused
@@ -468,7 +468,10 @@ def main() -> None:
         parser.error(f"{paths['data']} has no photographs, and --synth names no renders: nothing to train on")
     bodies = torch.from_numpy(np.load(paths["bodies"])) if paths["bodies"] else None
     crowd = Crowd.load(paths["data"]).before if a["crowded"] else None
-    train(Config(**a), people, paths["models"], paths["out"], paths["start"], bodies, crowd)
+    try:
+        train(Config(**a), people, paths["models"], paths["out"], paths["start"], bodies, crowd)
+    except AnotherNetwork as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
