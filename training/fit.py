@@ -310,9 +310,10 @@ def energy(s: State, e: Evidence, body: TorchBody, prior: Prior, skin: bool, wid
     total = total + 0.7 * (robust((limbs - e.limbs).square().sum(-1) / 0.3**2, 3.0) * e.limb_weight).sum(1)
     total = total + 0.2 * prior(s.a) + 0.5 * ((s.phenotype - MIDDLE) / SPREAD).square().sum(1)
     total = total + 0.5 * ((s.camera[:, 3] - 0.18) / 0.06).square()
-    if prior.collision:
-        total = total + prior.collision * collide.cost(key)
     if skin:
+        # Not before the pose is found: limbs must be able to pass each other on their way.
+        if prior.collision:
+            total = total + prior.collision * collide.cost(key)
         grid = (project(vertices, s.camera) / 3.125).clamp(-1.2, 1.2)[:, None]
         far = functional.grid_sample(e.outside, grid, align_corners=False, padding_mode="border")[:, 0, 0]
         total = total + 12 * (far / 0.06).square().clamp(max=9).mean(1)
