@@ -40,7 +40,7 @@ EXCHANGED = [0, 4, 5, 6, 1, 2, 3, 8, 7, 10, 9] + [k for i in range(11, 33, 2) fo
 MIDDLE = torch.tensor([0.5, 0.68, 0.5, 0.5, 0.5, 0.5])
 SPREAD = torch.tensor([0.5, 0.05, 1, 1, 1, 1]) * 0.18
 STEPS, SILHOUETTE_STEPS, RATE = 200, 50, 0.06
-COLLISION, CODE = 1.0, 1.0
+COLLISION, CODE = 1.0, 0.3
 
 
 def robust(squared: Tensor, width: float = 3.5) -> Tensor:
