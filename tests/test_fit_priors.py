@@ -59,15 +59,16 @@ def test_a_hand_in_the_belly_is_told_and_comes_out(shared: Path) -> None:
 
 
 def test_the_code_tells_poses_from_joints_of_different_poses(shared: Path, tmp_path: Path) -> None:
-    """After some hundred steps, on frames it never saw; the file gives the same answers."""
+    """After some hundred steps, on clips it never saw; the file gives the same answers."""
     torch = pytest.importorskip("torch")
     from training import pose_code
     from training.pose_prior import frames_of
 
-    local = frames_of(shared / "data" / "motion.npz", 3000, np.random.default_rng(0))
-    net, figures = pose_code.train(local, 400)
-    assert figures["degrees"] < 20
-    assert figures["cost of strange poses"] > 1.25 * figures["cost"]
+    file, rng = shared / "data" / "motion.npz", np.random.default_rng(0)
+    net = pose_code.train(frames_of(file, 4000, rng), 800)
+    figures = pose_code.told(net, frames_of(file, 200, rng, test=True))
+    assert figures["degrees"] < 18
+    assert figures["cost of strange poses"] > 1.15 * figures["cost"]
     torch.save(net.state_dict(), tmp_path / "code.pt")
     a = 0.3 * torch.randn(4, 18, 3)
     assert torch.equal(pose_code.load(tmp_path / "code.pt")(a), net(a))
@@ -76,7 +77,7 @@ def test_the_code_tells_poses_from_joints_of_different_poses(shared: Path, tmp_p
 def test_priors_are_judged_on_known_poses(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row for each set of priors, all nearer than a body that was not fitted; a missing code is one line."""
+    """A row for each set of priors, with an error that a fit has; a missing code is one line."""
     pytest.importorskip("torch")
     from training import check_fit
 

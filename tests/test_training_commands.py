@@ -32,7 +32,7 @@ def test_a_missing_file_is_one_line(
     assert str(missing) in last and "there is no such file" in last
 
 
-def test_a_file_of_another_network_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_network_is_said_to_be(tmp_path: Path) -> None:
     """By `read_back`: `accurate` for an encoder of other widths, and what is no ONNX file at all."""
     pytest.importorskip("torch")
     from training.checkpoint import AnotherNetwork, read_back

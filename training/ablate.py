@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import existing_file
 from .checkpoint import AnotherNetwork, build, read_back
 from .data import Change, Person, photographs, renders, set_apart, some_meshes
 from .held import Held
@@ -187,17 +188,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--start", type=Path, help="an exported file that every variant begins at")
-    parser.add_argument("--bodies", type=Path, help="posed bodies that training.lift has made (a .npy)")
+    parser.add_argument("--start", type=existing_file, help="an exported file that every variant begins at")
+    parser.add_argument("--bodies", type=existing_file, help="posed bodies that training.lift has made (a .npy)")
     parser.add_argument("--table", action="store_true", help="show the runs that are there")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     if not a.table:
         if None in (a.data, a.synth, a.models):
             parser.error("a run needs --data, --synth and --models")
-        for file in (a.start, a.bodies):
-            if file is not None and not file.exists():
-                parser.error(f"{file}: there is no such file")
         torch.set_num_threads(a.threads)
         cv2.setNumThreads(1)
         people = photographs(a.data, cache=a.out / "photographs.pickle") + renders(a.synth)

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from meshpose.metrics import procrustes
 
-from . import collide
+from . import collide, rotations
+from .arguments import existing_file
 from .fit import COLLISION, LIMB_WEIGHT, LIMBS, MIDDLE, TORSO, Evidence, Prior, TorchBody, fitted, project
-from .fits import LSP, MID_HIPS, FitBody
+from .fits import LSP, MID_HIPS, FitBody, rotation
 from .poses import FITTED, without_heading
-from .rotations import rotation
 from .synth_body import from_quaternion, rotation_vector
 
 LANDMARK_NOISE, LABEL_NOISE, WORLD_NOISE = 0.03, 0.03, 0.06
@@ -44,15 +44,9 @@ def unseen_poses(data: Path, count: int, rng: np.random.Generator) -> tuple[Tens
     heading = rng.uniform(-np.pi, np.pi, count)
     turn = np.stack([0 * heading, heading, 0 * heading], -1)
     pitch = np.stack([rng.normal(0, 0.15, count), 0 * heading, 0 * heading], -1)
-    upright = np.diag([1.0, -1.0, -1.0]) @ rotation_of(pitch) @ rotation_of(turn) @ pelvis
+    upright = np.diag([1.0, -1.0, -1.0]) @ rotation(pitch) @ rotation(turn) @ pelvis
     turns = rotation_vector(local[:, FITTED[1:]])
     return torch.from_numpy(upright).float(), torch.from_numpy(turns).float()
-
-
-def rotation_of(vector: np.ndarray) -> np.ndarray:
-    """Axis-angle (n, 3) -> (n, 3, 3)."""
-    out: np.ndarray = rotation(torch.from_numpy(vector)).numpy()
-    return out
 
 
 def bodies_and_cameras(count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -74,7 +68,7 @@ def made_up(keys: Tensor, camera: Tensor, rng: np.random.Generator) -> Evidence:
     for limb in ((13, 15, 17, 19, 21), (14, 16, 18, 20, 22), (25, 27, 29, 31), (26, 28, 30, 32)):
         weight[np.ix_(np.flatnonzero(rng.random(n) < HIDDEN), np.array(limb))] = 0.1
     labels = torch.cat([flat[:, LSP] + LABEL_NOISE * noise(n, 14, 2), torch.ones(n, 14, 1)], -1)
-    lean = rotation_of(np.stack([rng.normal(LEAN / 2, LEAN, n), 0 * np.zeros(n), rng.normal(0, LEAN / 2, n)], -1))
+    lean = rotation(np.stack([rng.normal(LEAN / 2, LEAN, n), 0 * np.zeros(n), rng.normal(0, LEAN / 2, n)], -1))
     world = keys[:, :33] - keys[:, MID_HIPS, None]
     world = torch.einsum("nij,nkj->nki", torch.from_numpy(lean).float(), world) + WORLD_NOISE * noise(n, 33, 3)
     world[rng.random(n) < TURNED] *= torch.tensor([1.0, 1.0, -1.0])
@@ -109,11 +103,9 @@ def figures(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="motion.npz, fit_body.npz, pose_prior.npz")
-    parser.add_argument("--code", type=Path, help="of training.pose_code")
+    parser.add_argument("--code", type=existing_file, help="of training.pose_code")
     parser.add_argument("--count", type=int, default=256)
     a = parser.parse_args()
-    if a.code and not a.code.exists():
-        parser.error(f"--code {a.code}: there is no such file")
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     reader = FitBody(a.data / "fit_body.npz")
@@ -131,7 +123,7 @@ def main() -> None:
     for name, (code, collision) in settings.items():
         s, _ = fitted(evidence, body, Prior.load(a.data, code, collision))
         with torch.no_grad():
-            found = body.pose(rotation(s.turn) @ s.pelvis, s.a, s.phenotype)
+            found = body.pose(rotations.rotation(s.turn) @ s.pelvis, s.a, s.phenotype)
         row = figures((found[0].numpy(), found[1].numpy()), (true[0].numpy(), true[1].numpy()), reader)
         print(f"{name} | {tabled(row)}", flush=True)
 

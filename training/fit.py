@@ -24,6 +24,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from . import collide, pose_code
+from .arguments import existing_file
 from .fits import LSP, PHENOTYPES, FitBody
 from .rotations import rotation, swing
 
@@ -423,10 +424,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--code", type=Path, help="a prior of whole poses beside the mixtures (training.pose_code's)")
+    parser.add_argument("--code", type=existing_file, help="of training.pose_code: a prior beside the mixtures")
     a = parser.parse_args()
-    if a.code and not a.code.exists():
-        parser.error(f"--code {a.code}: there is no such file")
     body, prior = TorchBody(FitBody(a.data / "fit_body.npz")), Prior.load(a.data, a.code)
     evidence = read_evidence(a.data, a.set, a.limit)
     parts = [fit(evidence.rows(slice(i, i + a.batch)), body, prior) for i in range(0, len(evidence.ids), a.batch)]

@@ -27,6 +27,7 @@ from .synth_body import MIRROR, rotation_vector
 TURNS, CODE, HIDDEN = 18, 24, 256
 APART = 0.2  # radians between a pose and what its code says that cost as much as one standard deviation of the code
 RECOMBINED = 0.3
+UNSEEN = 1000
 
 
 class PoseCode(nn.Module):
@@ -79,31 +80,30 @@ def turns_of(local: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return out[:, FITTED[1:]]
 
 
-def train(local: np.ndarray, steps: int, batch: int = 256) -> tuple[PoseCode, dict[str, float]]:
-    """A PoseCode of frames (n, 21, 3, 3), and what it does with a twentieth that it never saw."""
+def train(local: np.ndarray, steps: int, batch: int = 256) -> PoseCode:
+    """A PoseCode of frames (n, 21, 3, 3)."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
-    held = len(local) // 20
     net = PoseCode()
     adam = torch.optim.Adam(net.parameters(), 1e-3)
     for k in range(steps):
         for group in adam.param_groups:
             group["lr"] = 1e-3 * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * k / steps)))
-        rows = local[held + rng.integers(len(local) - held, size=batch)]
+        rows = local[rng.integers(len(local), size=batch)]
         value = loss(net, torch.from_numpy(turns_of(rows, rng)).float(), min(1.0, k / (0.3 * steps)))
         adam.zero_grad()
         value.backward()
         adam.step()
-    for p in net.parameters():
-        p.requires_grad_(False)
-    return net, told(net, torch.from_numpy(turns_of(local[:held], rng)).float())
+    return net.requires_grad_(False)
 
 
-def told(net: PoseCode, r: Tensor) -> dict[str, float]:
-    """Of poses (n, 18, 3, 3): degrees a joint between them and their codes', the code's length squared, and the same
-    length for poses whose joints are drawn from different ones."""
+def told(net: PoseCode, local: np.ndarray) -> dict[str, float]:
+    """Of frames (n, 21, 3, 3): degrees a joint between them and their codes', the code's length squared, what they
+    cost, and what poses cost whose joints are drawn from different ones (medians)."""
+    r = torch.from_numpy(turns_of(local, np.random.default_rng(1))).float()
     code, _ = net.encode(r)
-    degrees = np.degrees(angles(net.decode(code), r)).mean()
+    apart = rotation_vector((net.decode(code).transpose(-1, -2) @ r).double().numpy())
+    degrees = np.degrees(np.linalg.norm(apart, axis=-1)).mean()
     strange = torch.stack([r[torch.randperm(len(r)), j] for j in range(TURNS)], 1)
     a, b = (torch.from_numpy(rotation_vector(x.numpy())).float() for x in (r, strange))
     return {
@@ -114,19 +114,11 @@ def told(net: PoseCode, r: Tensor) -> dict[str, float]:
     }
 
 
-def angles(a: Tensor, b: Tensor) -> np.ndarray:
-    """Radians between rotations (..., 3, 3)."""
-    trace = (a * b).sum((-1, -2)).double()
-    return ((trace - 1) / 2).clamp(-1, 1).arccos().numpy()
-
-
 def load(file: Path) -> PoseCode:
     """The PoseCode of a file of this command."""
     net = PoseCode()
     net.load_state_dict(torch.load(file, weights_only=True))
-    for p in net.parameters():
-        p.requires_grad_(False)
-    return net
+    return net.requires_grad_(False)
 
 
 def main() -> None:
@@ -136,9 +128,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20000)
     parser.add_argument("--steps", type=int, default=4000)
     a = parser.parse_args()
-    local = frames_of(a.data / "motion.npz", a.frames, np.random.default_rng(0))
-    net, figures = train(local, a.steps)
-    print(", ".join(f"{k} {v:.2f}" for k, v in figures.items()))
+    file = a.data / "motion.npz"
+    net = train(frames_of(file, a.frames, np.random.default_rng(0)), a.steps)
+    unseen = frames_of(file, UNSEEN, np.random.default_rng(0), test=True)
+    print("test clips:", ", ".join(f"{k} {v:.2f}" for k, v in told(net, unseen).items()))
     torch.save(net.state_dict(), a.out)
 
 

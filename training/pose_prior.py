@@ -30,15 +30,15 @@ FLOOR = np.radians(4.0)
 STRAIGHT = np.radians(8.0)
 
 
-def frames_of(file: Path, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Local rotations (count, 21, 3, 3) of random frames of the training clips, legs straightened."""
+def frames_of(file: Path, count: int, rng: np.random.Generator, test: bool = False) -> np.ndarray:
+    """Local rotations (count, 21, 3, 3) of random frames of the training (or the test) clips, legs straightened."""
     z = np.load(file)
     starts, ends = z["clip_start"], z["clip_end"]
     rows, bend = [], []
     knees = [JOINTS.index(f"knee.{s}") for s in "LR"]
     for start, end, is_test in zip(starts, ends, z["clip_test"], strict=True):
         good = start + np.flatnonzero(z["ok"][start:end])
-        if is_test or not len(good):
+        if is_test != test or not len(good):
             continue
         rows.append(good)
         angles = np.linalg.norm(rotation_vector(from_quaternion(z["quat"][good][:, knees])), axis=-1)

@@ -27,6 +27,7 @@ from torch import Tensor
 from meshpose.estimate import Estimator
 from meshpose.network import Network
 
+from .arguments import existing_file
 from .data import Person, own_crop
 from .fit import (
     LIMBS,
@@ -187,10 +188,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--code", type=Path, help="a prior of whole poses beside the mixtures (training.pose_code's)")
+    parser.add_argument("--code", type=existing_file, help="of training.pose_code: a prior beside the mixtures")
     a = parser.parse_args()
-    if a.code and not a.code.exists():
-        parser.error(f"--code {a.code}: there is no such file")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     body, prior = TorchBody(FitBody(a.data / "fit_body.npz")), Prior.load(a.data, a.code)

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from meshpose.body import Body
 
 from . import losses
+from .arguments import existing_file
 from .branch import Replay, Store, Views, branch_loss, edges_of
 from .checkpoint import AnotherNetwork, build, load_fitting, read_back
 from .data import LSP_MIRROR, Change, Crops, Draws, photographs, renders, set_apart, some_meshes
@@ -450,16 +451,13 @@ def main() -> None:
         "--models", type=Path, required=True, help="where the encoder's TFLite file is, or is fetched to"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: last.pt, log.jsonl")
-    parser.add_argument("--bodies", type=Path, help="posed bodies that training.lift has made (a .npy)")
+    parser.add_argument("--bodies", type=existing_file, help="posed bodies that training.lift has made (a .npy)")
     parser.add_argument("--fits", type=Path, help="folder of newer fit files (training.spin's) than those of DATA")
-    parser.add_argument("--start", type=Path, help="an exported ONNX file to go on from, in a new run")
+    parser.add_argument("--start", type=existing_file, help="an exported ONNX file to go on from, in a new run")
     for name, default in asdict(Config()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     a = vars(parser.parse_args())
     paths = {k: a.pop(k) for k in ("data", "synth", "models", "out", "start", "bodies", "fits")}
-    for name in ("start", "bodies"):
-        if paths[name] is not None and not paths[name].exists():
-            parser.error(f"--{name} {paths[name]}: there is no such file")
     people = photographs(paths["data"], paths["out"] / "photographs.pickle", paths["fits"]) + (
         renders(paths["synth"]) if paths["synth"] else []
     )
