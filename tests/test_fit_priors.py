@@ -77,7 +77,8 @@ def test_the_code_tells_poses_from_joints_of_different_poses(shared: Path, tmp_p
 def test_priors_are_judged_on_known_poses(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row for each set of priors, with an error that a fit has; a missing code is one line."""
+    """A row for each set of priors and each recipe left out; without the third dimension fits are worse; a missing code
+    is one line."""
     pytest.importorskip("torch")
     from training import check_fit
 
@@ -88,6 +89,8 @@ def test_priors_are_judged_on_known_poses(
     assert [float(v) for v in rows["the truth itself"][:3]] == [0.0, 0.0, 0.0]
     for name in ("mixtures", "mixtures, collisions"):
         assert 10 < float(rows[name][1]) < 120
+    assert float(rows["without the depth"][1]) > 1.1 * float(rows["mixtures, collisions"][1])
+    assert rows["without the prior"] != rows["without the start"] != rows["mixtures, collisions"]
     monkeypatch.setattr("sys.argv", ["check_fit", "--data", data, "--code", str(tmp_path / "none.pt")])
     with pytest.raises(SystemExit) as stopped:
         check_fit.main()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from noise import models_folder, people_in_noise
 
 from meshpose import weights
 
@@ -311,35 +312,6 @@ def test_a_stretched_photograph_takes_its_truth_along() -> None:
         assert np.allclose(found.box, person.box * np.array([spot[0] / 150.5, 1, spot[0] / 150.5, 1]))
         widths.append(wide.shape[1])
     assert min(widths) < 190 and max(widths) > 210 and np.allclose(person.box, [140, 50, 20, 20])
-
-
-def people_in_noise(count: int) -> list[Any]:
-    """Rendered persons (`training.data.Person`) who stand in pictures of noise."""
-    cv2 = pytest.importorskip("cv2")
-    from meshpose.body import Body
-    from training.data import SEEN, Person
-
-    body, rng = Body.load(), np.random.default_rng(0)
-    rest = body.template[body.lowpoly].astype(np.float32) * [1, 1, -1]
-    rest = (rest[:, [0, 2, 1]] - rest[:, [0, 2, 1]].mean(0)) / np.ptp(rest[:, 2])
-    people = []
-    for size in rng.uniform(150, 220, count):
-        vertices = (rest * size + [128, 128, 0]).astype(np.float32)
-        joints = np.concatenate([body.joints(vertices[None], "lsp14")[0, :, :2], np.ones((14, 1))], 1)
-        jpeg = cv2.imencode(".jpg", rng.integers(0, 255, (256, 256, 3), np.uint8))[1].tobytes()
-        low, high = vertices[:, :2].min(0), vertices[:, :2].max(0)
-        box = np.concatenate([low, high - low])
-        seen = np.full(500, SEEN, np.uint8)
-        people.append(Person(jpeg, box, joints.astype(np.float32), vertices, seen, True, "render"))
-    return people
-
-
-def models_folder(tmp_path: Path) -> Path:
-    """Where the encoder's graph is, or can be fetched to."""
-    models = Path(os.environ.get("MESHPOSE_MODELS", tmp_path))
-    if not (models / "pose_landmark_full.tflite").exists() and shutil.which("npm") is None:
-        pytest.skip("needs npm to fetch the encoder's graph")
-    return models
 
 
 def test_a_run_on_renders_alone_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

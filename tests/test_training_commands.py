@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("command", ["train", "ablate"])
-@pytest.mark.parametrize("option", ["--start", "--bodies"])
+@pytest.mark.parametrize("option", ["--start", "--bodies", "--fits"])
 def test_a_missing_file_is_one_line(
     command: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -29,7 +29,7 @@ def test_a_missing_file_is_one_line(
         importlib.import_module(f"training.{command}").main()
     assert stopped.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert str(missing) in last and "there is no such file" in last
+    assert str(missing) in last and "there is no such" in last
 
 
 def test_a_file_of_another_network_is_said_to_be(tmp_path: Path) -> None:
@@ -43,6 +43,19 @@ def test_a_file_of_another_network_is_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("weights?")
     with pytest.raises(AnotherNetwork, match=r"text\.onnx: is no ONNX file"):
         read_back(other, tmp_path / "text.onnx")
+
+
+def test_fitting_says_which_sets_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and exit code 2 for another."""
+    pytest.importorskip("torch")
+    from training import fit
+
+    monkeypatch.setattr("sys.argv", ["fit", "lspet val", "--data", str(tmp_path), "--out", str(tmp_path / "f.npz")])
+    with pytest.raises(SystemExit) as stopped:
+        fit.main()
+    assert stopped.value.code == 2 and "lspet train" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_training_says_that_it_begins_at_another_network(

@@ -2,13 +2,15 @@
 """What each part of the data and of the losses is worth: short runs of the same length, one thing left out in each.
 
     python -m training.ablate --data DATA --synth RENDERS --models MODELS --out RUNS [--only VARIANT ...] [--threads 1]
-                              [--start weights/fast.onnx] [--bodies BODIES.npy]
+                              [--start weights/fast.onnx] [--bodies BODIES.npy] [--fits FOLDER]
     python -m training.ablate --out RUNS --table          # of the runs that are there
 
 Every variant begins at BlazePose's encoder and an untrained head, sees the same number of crops in the same order of
 phases (encoder frozen, then not) and is judged on the same persons, who are never trained on.  The regression branch is
 left out of most: it reads what the heatmaps say.  The last variants have it, as the paper's Table 2.  With --start all
-begin at a trained file instead.  A run's length is counted in steps, so that a busy machine changes nothing.
+begin at a trained file instead.  With --fits the photographs that are trained on have the fits of another folder
+(`training.fit --without …`); those set apart keep DATA's, so that all are judged alike.  A run's length is counted in
+steps, so that a busy machine changes nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arguments import existing_file
+from .arguments import existing_file, existing_folder
 from .checkpoint import AnotherNetwork, build, read_back
 from .data import Change, Person, photographs, renders, set_apart, some_meshes
 from .held import Held
 from .paste import Crowd
+from .second_look import SecondLook
 from .train import Config, Geometry, Trainer, batches
 
 STEP = 0.1
@@ -51,24 +54,35 @@ Choice = Callable[[Person], bool]
 class Variant:
     """One run: what of `Config` is other than COMMON, which persons are trained on, whether photographs have the
     vertices of their fits (without them they have joints alone: labels, or the fit's where there are none), whether
-    crops stand as the picture does."""
+    crops stand as the picture does, what of `SecondLook` corrects the mesh."""
 
     config: dict[str, object] = field(default_factory=dict)
     people: Choice = lambda person: True
     fits: bool = True
     upright: bool = False
+    second: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Setting:
     """What all variants have in common: the encoders' folder, threads, the exported file to begin at, posed bodies for
-    the regression, and who is put before photographed persons."""
+    the regression, who is put before photographed persons, and persons to train on with other fits (the folder's name,
+    persons)."""
 
     models: Path
     threads: int = 1
     start: Path | None = None
     bodies: Tensor | None = None
     crowd: Change | None = None
+    fits: tuple[str, list[Person]] | None = None
+
+    def trained_on(self, people: list[Person]) -> tuple[list[Person], list[Person]]:
+        """(to train on, set apart): with other fits the same persons are set apart, with their own."""
+        chosen, apart = set_apart(people)
+        if self.fits is not None:
+            known = {p.jpeg for p in apart}
+            chosen = [p for p in self.fits[1] if p.jpeg not in known]
+        return chosen, apart
 
 
 class Impossible(Exception):
@@ -98,6 +112,9 @@ VARIANTS = {
     "with the regression, all but its visibility": Variant({"regression": 0.25, "visibility": 0.0}),
     "with the regression": Variant({"regression": 0.25}),
     "with the regression and the silhouette": Variant({"regression": 0.25, "silhouette": 3.0}),
+    "with the regression and feedback": Variant({"regression": 0.25}, second=("feedback",)),
+    "with the regression and graph convolutions": Variant({"regression": 0.25}, second=("graph",)),
+    "with the regression, graph convolutions and feedback": Variant({"regression": 0.25}, second=("feedback", "graph")),
 }
 
 
@@ -109,7 +126,7 @@ def run(name: str, people: list[Person], setting: Setting) -> dict[str, object]:
     torch.manual_seed(config.seed)
     geometry = Geometry(some_meshes(people))
     geometry.bodies, geometry.crowd = setting.bodies, setting.crowd
-    chosen, apart = set_apart(people)
+    chosen, apart = setting.trained_on(people)
     chosen = [p if variant.fits or p.exact else replace(p, vertices=None, visibility=None) for p in chosen]
     chosen = [p for p in chosen if variant.people(p) and (p.vertices is not None or p.joints[:, 2].any())]
     if not chosen:
@@ -123,6 +140,8 @@ def run(name: str, people: list[Person], setting: Setting) -> dict[str, object]:
             read_back(net, start)
         except AnotherNetwork as error:
             raise Impossible(f"{name}: {error}") from error
+    if variant.second:
+        net = SecondLook(net, "feedback" in variant.second, "graph" in variant.second)
     trainer = Trainer(net, config, Path())
     stream = batches(chosen, geometry, config, 0, upright=variant.upright)
     if start is None:
@@ -143,7 +162,8 @@ def run(name: str, people: list[Person], setting: Setting) -> dict[str, object]:
             photographed = [p for p in apart if not p.exact]
             crowded = Held(photographed, *shape, upright=variant.upright, crowd=setting.crowd)
             figures |= {k.replace("photographs", "crowded"): v for k, v in crowded.look(net).items()}
-    return {"variant": name, "people": len(chosen), "CPU seconds a step": round(seconds, 2)} | figures
+    label = name if setting.fits is None else f"{name}, fits of {setting.fits[0]}"
+    return {"variant": label, "people": len(chosen), "CPU seconds a step": round(seconds, 2)} | figures
 
 
 KINDS = ("renders", "photographs", "crowded")
@@ -161,7 +181,7 @@ def table(out: Path) -> str:
     """The runs in a folder as Markdown: the heatmaps of all, the mesh of those that have a regression; on renders,
     photographs, and photographs with others before the person."""
     rows = {r["variant"]: r for file in out.glob("*.json") for r in [json.loads(file.read_text("utf-8"))]}
-    known = [rows[name] for name in VARIANTS if name in rows]
+    known = [row for name in VARIANTS for label, row in rows.items() if label.split(", fits of ")[0] == name]
     parts = [_table(known, COLUMNS)]
     if meshes := [r for r in known if any("IoU" in key for key in r)]:
         parts.append(_table(meshes, OF_THE_MESH))
@@ -190,6 +210,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--start", type=existing_file, help="an exported file that every variant begins at")
     parser.add_argument("--bodies", type=existing_file, help="posed bodies that training.lift has made (a .npy)")
+    parser.add_argument("--fits", type=existing_folder, help="folder of other fit files than DATA's to train on")
     parser.add_argument("--table", action="store_true", help="show the runs that are there")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
@@ -202,9 +223,14 @@ def main() -> None:
         if not people:
             parser.error(f"{a.data} has no photographs, {a.synth} no renders: nothing to train on")
         bodies = torch.from_numpy(np.load(a.bodies)) if a.bodies else None
-        setting = Setting(a.models, a.threads, a.start, bodies, Crowd.load(a.data).before)
+        other = None
+        if a.fits:
+            shown = photographs(a.data, cache=a.out / f"{a.fits.name}.pickle", fits=a.fits)
+            other = (a.fits.name, shown + renders(a.synth))
+        setting = Setting(a.models, a.threads, a.start, bodies, Crowd.load(a.data).before, other)
         for name in a.only:
-            file = a.out / ("".join(c if c.isalnum() else "_" for c in name) + ".json")
+            label = f"{name} {a.fits.name}" if a.fits else name
+            file = a.out / ("".join(c if c.isalnum() else "_" for c in label) + ".json")
             if file.exists():
                 continue
             try:

@@ -12,3 +12,10 @@ def existing_file(text: str) -> Path:
     if not (path := Path(text)).is_file():
         raise ArgumentTypeError(f"{path}: there is no such file")
     return path
+
+
+def existing_folder(text: str) -> Path:
+    """The path of a folder that is there."""
+    if not (path := Path(text)).is_dir():
+        raise ArgumentTypeError(f"{path}: there is no such folder")
+    return path

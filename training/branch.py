@@ -217,12 +217,19 @@ def edges_of(faces: Tensor) -> Tensor:
 def branch_loss(
     net: MeshPoseNet, s: Store, faces: Tensor, edges: Tensor, regressor: Tensor, visibility: float = 2.0
 ) -> Tensor:
-    """Equation 16 without the heatmap terms, on stored features; edges and normals of some faces a step; `visibility`
-    is that term's weight."""
+    """Equation 16 without the heatmap terms, on stored features: `mesh_loss` of what the regression makes of them."""
+    answer = net.regression.without_bins(s.inputs, s.positions())
+    return mesh_loss(answer, s, faces, edges, regressor, visibility)
+
+
+def mesh_loss(
+    answer: tuple[Tensor, Tensor], s: Store, faces: Tensor, edges: Tensor, regressor: Tensor, visibility: float = 2.0
+) -> Tensor:
+    """Equation 16 without the heatmap terms, of vertices (n, V, 3) crop px and visibility logits (n, V); edges and
+    normals of some faces a step; `visibility` is that term's weight."""
     faces, edges = some(faces, SHAPED), some(edges, SHAPED)
-    positions = s.positions()
-    regressed, seen = net.regression.without_bins(s.inputs, positions)
-    mesh = fused(positions, regressed, seen.sigmoid())
+    regressed, seen = answer
+    mesh = fused(s.positions(), regressed, seen.sigmoid())
     weight = s.regression_weight
     # Views teach depth alone: their heatmaps' errors are another person's, and nothing can be learnt of where they lie.
     pictured = weight * (s.visible_weight > 0)

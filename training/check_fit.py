@@ -5,6 +5,7 @@
 
 Evidence as the teacher's and the labels' errors are: landmarks 3 % of a unit off, some of a limb's hidden; labels 3 %;
 world points 60 mm off and the whole body leaning by some 8 degrees, the depth of one in ten turned round; no mask.
+The last rows leave out one of the three recipes each (`fit.RECIPES`), with all the priors that are given.
 A table: joints relative to the hips (12 of LSP, mm) as they are and after Procrustes alignment (PA), vertices after it,
 persons with a limb in the body (more than five vertices of forearms, hands, shins and feet).
 """
@@ -23,7 +24,19 @@ from meshpose.metrics import procrustes
 
 from . import collide, rotations
 from .arguments import existing_file
-from .fit import COLLISION, LIMB_WEIGHT, LIMBS, MIDDLE, TORSO, Evidence, Prior, TorchBody, fitted, project
+from .fit import (
+    COLLISION,
+    LIMB_WEIGHT,
+    LIMBS,
+    MIDDLE,
+    RECIPES,
+    TORSO,
+    Evidence,
+    Prior,
+    TorchBody,
+    fitted,
+    project,
+)
 from .fits import LSP, MID_HIPS, FitBody, rotation
 from .poses import FITTED, without_heading
 from .synth_body import from_quaternion, rotation_vector
@@ -115,13 +128,17 @@ def main() -> None:
     with torch.no_grad():
         true = body.pose(pelvis, turns, phenotype)
         evidence = made_up(true[1], camera, rng)
-    settings = {"mixtures": (None, 0.0), "mixtures, collisions": (None, COLLISION)}
+    settings: dict[str, tuple[Path | None, float, str | None]] = {
+        "mixtures": (None, 0.0, None),
+        "mixtures, collisions": (None, COLLISION, None),
+    }
     if a.code:
-        settings |= {"mixtures, code": (a.code, 0.0), "mixtures, code, collisions": (a.code, COLLISION)}
+        settings |= {"mixtures, code": (a.code, 0.0, None), "mixtures, code, collisions": (a.code, COLLISION, None)}
+    settings |= {f"without the {recipe}": (a.code, COLLISION, recipe) for recipe in RECIPES}
     row = figures((true[0].numpy(), true[1].numpy()), (true[0].numpy(), true[1].numpy()), reader)
     print(" | ".join(["", *row]) + f"\nthe truth itself | {tabled(row)}", flush=True)
-    for name, (code, collision) in settings.items():
-        s, _ = fitted(evidence, body, Prior.load(a.data, code, collision))
+    for name, (code, collision, recipe) in settings.items():
+        s, _ = fitted(evidence, body, Prior.load(a.data, code, collision), recipe)
         with torch.no_grad():
             found = body.pose(rotations.rotation(s.turn) @ s.pelvis, s.a, s.phenotype)
         row = figures((found[0].numpy(), found[1].numpy()), (true[0].numpy(), true[1].numpy()), reader)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pseudo ground truth: the body fitted to persons on photographs, in batches (torch, Adam).
 
-    python -m training.fit "lspet train" --data DATA --out fits.npz [--limit 256]
+    python -m training.fit "lspet train" --data DATA --out fits.npz [--limit 256] [--without depth|start|prior]
 
 Evidence per person: labelled LSP joints, the teacher's 33 landmarks in the picture, directions of limbs from its
 world points, its mask.  Prior: mixtures of Gaussians over local rotations (`pose_prior.npz`), phenotypes near the
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from . import collide, pose_code
 from .arguments import existing_file
+from .data import SETS
 from .fits import LSP, PHENOTYPES, FitBody
 from .rotations import rotation, swing
 
@@ -42,6 +43,13 @@ MIDDLE = torch.tensor([0.5, 0.68, 0.5, 0.5, 0.5, 0.5])
 SPREAD = torch.tensor([0.5, 0.05, 1, 1, 1, 1]) * 0.18
 STEPS, SILHOUETTE_STEPS, RATE = 200, 50, 0.06
 COLLISION, CODE = 1.0, 0.3
+PRIOR = 0.2
+RECIPES = {
+    "depth": "nothing of the third dimension: no directions of limbs, no torso from the teacher's world points",
+    "start": "one start, upright and facing the camera, in place of what networks that know 2D poses saw",
+    "prior": "no likely poses",
+}
+"""What `left_out` takes away: the three recipes (Moon et al.) as they are found in a fitter."""
 
 
 def robust(squared: Tensor, width: float = 3.5) -> Tensor:
@@ -136,8 +144,10 @@ class Prior:
     """Negative log likelihood of local rotations: mixtures for the trunk, each arm, each leg.
 
     code: what poses cost by a second opinion ((n, 18, 3) -> (n,), `pose_code.PoseCode`), at CODE times its weight.
-    collision: what limbs cost that pass through the body (`collide.cost`), added by `energy`.
+    collision: what limbs cost that pass through the body (`collide.cost`), added by `energy`.  weight: in `energy`.
     """
+
+    weight = PRIOR
 
     def __init__(
         self, file: Path, code: Callable[[Tensor], Tensor] | None = None, collision: float = COLLISION
@@ -309,7 +319,7 @@ def energy(s: State, e: Evidence, body: TorchBody, prior: Prior, skin: bool, wid
     )
     limbs = functional.normalize(torch.stack([key[:, b] - key[:, a] for a, b in LIMBS], 1), dim=-1)
     total = total + 0.7 * (robust((limbs - e.limbs).square().sum(-1) / 0.3**2, 3.0) * e.limb_weight).sum(1)
-    total = total + 0.2 * prior(s.a) + 0.5 * ((s.phenotype - MIDDLE) / SPREAD).square().sum(1)
+    total = total + prior.weight * prior(s.a) + 0.5 * ((s.phenotype - MIDDLE) / SPREAD).square().sum(1)
     total = total + 0.5 * ((s.camera[:, 3] - 0.18) / 0.06).square()
     if skin:
         # Not before the pose is found: limbs must be able to pass each other on their way.
@@ -399,45 +409,75 @@ def to_columns(s: State, e: Evidence) -> dict[str, np.ndarray]:
     }
 
 
-def fitted(e: Evidence, body: TorchBody, prior: Prior) -> tuple[State, Tensor]:
-    """The best of several starts, taken further with its silhouette; its energies (n,)."""
-    tried = [begin(*start, body) for start in starts(e)]
+def left_out(recipe: str, e: Evidence, prior: Prior) -> Evidence:
+    """The evidence without one of RECIPES; "prior" is taken from `prior`, in place.
+
+    "start" is up to `fitted`.  A torso of zeros is one that nobody has seen (`begin`).
+    """
+    if recipe == "prior":
+        prior.weight = 0.0
+    if recipe != "depth":
+        return e
+    return replace(e, limb_weight=torch.zeros_like(e.limb_weight), torso=torch.zeros_like(e.torso))
+
+
+def fitted(e: Evidence, body: TorchBody, prior: Prior, recipe: str | None = None) -> tuple[State, Tensor]:
+    """The best of several starts, taken further with its silhouette; its energies (n,).  recipe: see `left_out`."""
+    if recipe is not None:
+        e = left_out(recipe, e, prior)
+    first = starts(e)
+    if recipe == "start":
+        first = [(torch.zeros_like(e.torso), *first[0][1:])]
+    tried = [begin(*start, body) for start in first]
     energies = torch.stack([optimise(s, e, body, prior, STEPS, RATE, skin=False) for s in tried])
     s = chosen(tried, energies.argmin(0))
     return s, optimise(s, e, body, prior, SILHOUETTE_STEPS, RATE / 2, skin=True)
 
 
-def fit(e: Evidence, body: TorchBody, prior: Prior) -> dict[str, np.ndarray]:
-    """Fit one batch from several starts, the best one further with its silhouette.
+def fit(e: Evidence, body: TorchBody, prior: Prior, recipe: str | None = None) -> dict[str, np.ndarray]:
+    """Fit one batch from several starts, the best one further with its silhouette; recipe: see `left_out`.
 
     Returns the columns of a fit file with `accepted`, `energy` and `joint_error` (parts of the torso, nan: no label).
     """
-    s, last = fitted(e, body, prior)
+    s, last = fitted(e, body, prior, recipe)
     accepted, error = accept(s, e, body, prior)
     return to_columns(s, e) | {"accepted": accepted, "energy": last.numpy().astype(np.float16), "joint_error": error}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("set", help='a photograph set, for instance "lspet train"')
-    parser.add_argument("--data", type=Path, required=True, help="the sets, teacher.npz, fit_body.npz, pose_prior.npz")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--code", type=existing_file, help="of training.pose_code: a prior beside the mixtures")
-    a = parser.parse_args()
-    body, prior = TorchBody(FitBody(a.data / "fit_body.npz")), Prior.load(a.data, a.code)
-    evidence = read_evidence(a.data, a.set, a.limit)
-    parts = [fit(evidence.rows(slice(i, i + a.batch)), body, prior) for i in range(0, len(evidence.ids), a.batch)]
+def fit_set(name: str, a: argparse.Namespace, body: TorchBody) -> dict[str, np.ndarray]:
+    """The columns of one set's persons; tells how well they fit."""
+    prior, evidence = Prior.load(a.data, a.code), read_evidence(a.data, name, a.limit)
+    rows = [slice(i, i + a.batch) for i in range(0, len(evidence.ids), a.batch)]
+    parts = [fit(evidence.rows(r), body, prior, a.without) for r in rows]
     out = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-    out |= {"set": np.zeros(len(out["id"]), np.uint8), "sets": np.array([a.set])}
-    np.savez_compressed(a.out, **out)
     error = out["joint_error"][:, :12]
     known = ~np.isnan(error)
     text = "no labels"
     if known.any():
         text = f"PCK@0.2 of the labels {np.mean(error[known] < 0.2):.3f}, @0.1 {np.mean(error[known] < 0.1):.3f}"
-    print(f"{a.set}: {len(out['id'])} persons, {out['accepted'].mean():.1%} accepted; {text}")
+    print(f"{name}: {len(out['id'])} persons, {out['accepted'].mean():.1%} accepted; {text}", flush=True)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "sets", nargs="+", metavar="SET", choices=list(SETS), help=f"photograph sets: {', '.join(SETS)}"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="the sets, teacher.npz, fit_body.npz, pose_prior.npz")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int, help="persons of each set")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--code", type=existing_file, help="of training.pose_code: a prior beside the mixtures")
+    told = "; ".join(f"{name}: {what}" for name, what in RECIPES.items())
+    parser.add_argument("--without", choices=list(RECIPES), help=f"a recipe left out ({told})")
+    a = parser.parse_args()
+    body = TorchBody(FitBody(a.data / "fit_body.npz"))
+    found = [fit_set(name, a, body) for name in a.sets]
+    out = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
+    of_set = np.repeat(np.arange(len(found)), [len(f["id"]) for f in found]).astype(np.uint8)
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(a.out, **out, set=of_set, sets=np.array(a.sets))
 
 
 if __name__ == "__main__":

@@ -210,7 +210,10 @@ class Regression(nn.Module):
 
     def without_bins(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The same inside of the bins' range, at a tenth of the cost: what training computes."""
-        h = self.code(x)
+        return self.spread_without_bins(self.code(x), positions)
+
+    def spread_without_bins(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The second half of `without_bins`: from the code (B, code)."""
         base = torch.cat([positions / CROP, torch.zeros_like(positions[..., :1])], -1)
         return (torch.stack([axis.mean(h) for axis in self.axes], -1) + base) * CROP, self.visibility(h)
 

@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader
 from meshpose.body import Body
 
 from . import losses
-from .arguments import existing_file
-from .branch import Replay, Store, Views, branch_loss, edges_of
+from .arguments import existing_file, existing_folder
+from .branch import Replay, Store, Views, branch_loss, edges_of, mesh_loss
 from .checkpoint import AnotherNetwork, build, load_fitting, read_back
 from .data import LSP_MIRROR, Change, Crops, Draws, photographs, renders, set_apart, some_meshes
 from .held import Held
@@ -39,6 +39,7 @@ from .model import Features, MeshPoseNet, fused
 from .muon import Matrices, is_matrix
 from .paste import Crowd
 from .precision import mixed_precision
+from .second_look import SecondLook
 from .silhouette import silhouette_loss, soft_silhouette
 from .spatial import localised, peaks_of
 
@@ -71,6 +72,7 @@ class Config:
     regression: float = 0.25
     visibility: float = 2.0  # within the regression
     silhouette: float = 0.0  # equation 15; only with the regression
+    second: float = 0.25  # as the regression's, of a `SecondLook`
     summary_gradient: float = 0.2  # part of the regression's gradient that reaches the encoder
     held_minutes: float = 10.0  # between two looks at the persons who were set apart
     replayed: int = 80  # crops seen before, in every step of the regression
@@ -203,7 +205,18 @@ def step_losses(
         "mask": losses.mask(mask.float(), sample["mask"], sample["has"]),
         "regression": torch.zeros(()) if fresh is None else branch_losses(net, fresh, geometry, config),
         "silhouette": shape,
+        "second": second_losses(net, features, fresh, geometry, config),
     }
+
+
+def second_losses(
+    net: MeshPoseNet, features: Features, fresh: Store | None, geometry: Geometry, config: Config
+) -> Tensor:
+    """The corrected mesh of this batch; 0 of a network that corrects nothing."""
+    if fresh is None or not isinstance(net, SecondLook):
+        return torch.zeros(())
+    answer = net.corrected(features, fresh.inputs, fresh.positions())
+    return mesh_loss(answer, fresh, geometry.faces, geometry.edges, geometry.regressor, config.visibility)
 
 
 def stored(
@@ -452,7 +465,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: last.pt, log.jsonl")
     parser.add_argument("--bodies", type=existing_file, help="posed bodies that training.lift has made (a .npy)")
-    parser.add_argument("--fits", type=Path, help="folder of newer fit files (training.spin's) than those of DATA")
+    parser.add_argument(
+        "--fits", type=existing_folder, help="folder of newer fit files (training.spin's) than those of DATA"
+    )
     parser.add_argument("--start", type=existing_file, help="an exported ONNX file to go on from, in a new run")
     for name, default in asdict(Config()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
