@@ -232,6 +232,37 @@ def test_fullness_is_the_true_radius_by_the_found_one() -> None:
     assert true_widths([person(False, thin)], body, eye) == plain
 
 
+def test_visibility_is_said_as_often_as_it_is() -> None:
+    """Log odds that are 0.7 too high are told, and lowered in the network and in what the score has read."""
+    torch = pytest.importorskip("torch")
+    from meshpose.crop import Crop
+    from meshpose.estimate import START_ANGLES, Estimate
+    from training.boxed import Boxed, overstated, understate
+    from training.data import HIDDEN, SEEN
+
+    rng, count, v = np.random.default_rng(0), 2 * len(START_ANGLES), 500
+    crop = Crop(128.0, 128.0, 256.0, 0.0)
+
+    def person(exact: bool) -> Boxed:
+        odds = rng.normal(0, 1.5, v)
+        seen = np.where(rng.random(v) < 1 / (1 + np.exp(-odds)), SEEN, HIDDEN)
+        mesh = np.concatenate([rng.uniform(20, 230, (v, 2)), np.zeros((v, 1))], 1).astype(np.float32)
+        said = 1 / (1 + np.exp(-odds - (0.7 if exact else 3.0)))
+        known: Any = SimpleNamespace(exact=exact, vertices=mesh, visibility=seen)
+        rows = np.tile(np.append(1.0, said), (count, 1))
+        return Boxed(known, rows, np.ones(count), [Estimate(crop, mesh, said, 1.0)] * count, rows[:1].copy())
+
+    people = [person(True) for _ in range(20)] + [person(False) for _ in range(20)]
+    by, before = overstated(people), people[0].inputs.copy()
+    assert by == pytest.approx(0.7, abs=0.06) and overstated(people[20:]) == 0.0
+    bias = torch.ones(v)
+    net: Any = SimpleNamespace(regression=SimpleNamespace(visibility=SimpleNamespace(bias=bias)))
+    understate(net, people, by)
+    assert torch.allclose(bias, torch.full((v,), 1 - by))
+    after, odds = people[0].inputs, lambda p: np.log(p / (1 - p))
+    assert (after[:, 0] == 1).all() and np.allclose(odds(after[:, 1:]), odds(before[:, 1:]) - by, atol=1e-4)
+
+
 def test_the_filter_takes_scatter_back_and_keeps_bodies() -> None:
     """On bodies that it was not solved on: 15 mm of scatter fall by a third, a clean body hardly moves, and turning and
     moving a body turns and moves the answer."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from meshpose.crop import Crop
+from meshpose.crop import CROP, Crop
 from meshpose.estimate import START_ANGLES, Estimate, Estimator
 from meshpose.network import Network, Prediction
 
@@ -72,6 +72,37 @@ def well_found(seen: Iterable[Boxed]) -> Iterator[tuple[Estimate, np.ndarray]]:
         truth = b.person.vertices
         if b.person.exact and truth is not None and b.quality[len(b.quality) // 2 :].max() > FOUND:
             yield b.best(), truth
+
+
+def overstated(seen: Iterable[Boxed]) -> float:
+    """By how much too high the log odds of being seen are on average, over the vertices of those who are well found and
+    known exactly (outside of the crop nothing is seen); 0 where there is nobody."""
+    said, true = [np.zeros(0)], [np.zeros(0, bool)]
+    for b in seen:
+        if (truth := next((t for _, t in well_found([b])), None)) is None:
+            continue
+        estimate, inside = b.best(), b.best().crop.to_crop(truth)[:, :2]
+        said.append(np.asarray(estimate.visibility, np.float64).clip(1e-4, 1 - 1e-4))
+        true.append((b.person.visibility == SEEN) & ((inside > 1) & (inside < CROP - 1)).all(1))
+    p, share = np.concatenate(said), float(np.concatenate(true).mean()) if len(true) > 1 else 0.0
+    if not 0 < share < 1:
+        return 0.0
+    odds, low, high = np.log(p / (1 - p)), -5.0, 5.0
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 / (1 + np.exp(middle - odds))).mean() > share else (low, middle)
+    return (low + high) / 2
+
+
+def understate(net: MeshPoseNet, seen: list[Boxed], by: float) -> None:
+    """Lower the log odds of being seen, in place: the network's, and what its score has read of these persons."""
+    count = len(net.regression.visibility.bias)
+    with torch.no_grad():
+        net.regression.visibility.bias.sub_(by)
+    for b in seen:
+        for rows in (b.inputs, b.empty):
+            p = rows[:, -count:].astype(np.float64).clip(1e-6, 1 - 1e-6)
+            rows[:, -count:] = 1 / (1 + np.exp(by) * (1 - p) / p)
 
 
 def boxed(network: TorchNetwork, people: Iterable[Person]) -> Iterator[Boxed]:

@@ -127,6 +127,8 @@ def finish(net: MeshPoseNet, data: Path, people: list[Person], count: int) -> No
     net.fullness.copy_(torch.eye(len(net.fullness)))
     seen = list(boxed.boxed(network, taken[: count * 2 // 3] + made[: count // 3]))
     np.random.default_rng(0).shuffle(seen)  # type: ignore[arg-type]
+    boxed.understate(net, seen, by := boxed.overstated(seen))
+    print(f"log odds of being seen lowered by {by:.2f}", flush=True)
     worth = {decay: boxed.solve_score(net, seen, decay) for decay in DECAYS}
     for decay, figures in worth.items():
         print(f"score, decay {decay}:", {k: round(v, 3) for k, v in figures.items()}, flush=True)
