@@ -162,6 +162,9 @@ def test_what_is_agreed_on_is_seen_again_from_around(
     assert seen[3:] == [(around(estimator.next_crop(ten)), mirrored) for mirrored in (False, True)]
     away = np.median(np.linalg.norm(twenty.vertices - ten.vertices, axis=1))
     assert 0 < away < 0.02 * ten.crop.side
+    seen.clear()
+    alone = estimator.from_keypoints(pictures[index], box, np.zeros((17, 3)))
+    assert [len(crops) for crops, _ in seen] == [4, 3, 3] and np.array_equal(alone.vertices, ten.vertices)
 
 
 def test_what_most_say_counts() -> None:

@@ -132,7 +132,7 @@ def clothed(network: TorchNetwork, data: Path, count: int) -> list[Silhouette]:
         mask = pictures.silhouette(person, *image.shape[:2])
         if mask is None:
             continue
-        e = estimator.from_box(image, person.box)
+        e = estimator.from_box(image, person.box, passes=2)
         warped = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, -1)
         shown = Crop(e.crop.cx, e.crop.cy, e.crop.side, e.crop.angle).warp(warped, GRID)[..., 0] > 127
         inside = e.crop.to_crop(e.vertices)[:, :2]

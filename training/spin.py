@@ -82,7 +82,7 @@ def seen(estimator: Estimator, people: list[tuple[np.ndarray, Person]]) -> np.nd
             estimate = estimator.refined(picture, estimator.on_crops(picture, [crop])[0], SECOND_PASS)
         else:
             x, y, w, h = (float(v) for v in person.box)
-            estimate = estimator.from_box(picture, (x, y, w, h))
+            estimate = estimator.from_box(picture, (x, y, w, h), passes=2)
         out.append(estimate.vertices)
     return np.stack(out)
 

@@ -118,11 +118,12 @@ class Estimator:
     ) -> Estimate:
         """The person of a detection: box (x, y, w, h) and COCO keypoints (17, 3) x, y, score.
 
-        Where hips and shoulders are found they give centre, size and rotation of the first crop; else the box does.
+        Where hips and shoulders are found they give centre, size and rotation of the first crop; else the box does,
+        with the first ten answers of `from_box`: in a clip the next frames say more.
         """
         crop = crop_from_coco(keypoints)
         if crop is None:
-            return self.from_box(image, box)
+            return self.from_box(image, box, passes=2)
         return self.refined(image, self.on_crops(image, [crop])[0], passes - 1)
 
     def refined(self, image: np.ndarray, estimate: Estimate, passes: int = 1) -> Estimate:
