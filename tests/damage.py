@@ -72,7 +72,8 @@ def wrong_blob(path: Path, random: Random) -> None:
     columns = [("raw", "crop"), ("raw", "vertices"), ("raw", "visibility"), ("fit", "phenotype")]
     columns += [("fit_frame", "rotations"), ("fit_frame", "translation"), ("motion", "phenotype")]
     columns += [("motion_frame", name) for name in ("rotations", "translation", "contact", "keyed")]
-    columns += [("world", "value"), ("motion_frame", "metres_per_pixel"), ("job", "value"), ("depth", "depth_change")]
+    columns += [("world", "value"), ("motion_frame", "metres_per_pixel"), ("job", "value")]
+    columns += [("depth", "depth_change"), ("beyond", "place_change")]
     table, column = columns[random.integers(len(columns))]
     values = [b"", random.bytes(6000), random.bytes(32), "text", 7, -1.5, b"\xff" * 24, bytes(1000)]
     with sqlite3.connect(path) as database:
@@ -88,7 +89,7 @@ def not_finite(path: Path, random: Random) -> None:
     columns = [("raw", "vertices", "<f4"), ("raw", "visibility", "<f2"), ("raw", "crop", "<f8")]
     columns += [("fit", "phenotype", "<f8"), ("fit_frame", "rotations", "<f4"), ("fit_frame", "translation", "<f8")]
     columns += [("motion_frame", "rotations", "<f4"), ("motion_frame", "translation", "<f8")]
-    columns += [("motion", "phenotype", "<f8"), ("depth", "depth_change", "<f2")]
+    columns += [("motion", "phenotype", "<f8"), ("depth", "depth_change", "<f2"), ("beyond", "place_change", "<f2")]
     table, column, kind = columns[random.integers(len(columns))]
     with sqlite3.connect(path) as database:
         rows = database.execute(f"SELECT rowid, {column} FROM {table}").fetchall()

@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"video", "detect", "network", "camera", "rig", "rigs", "estimate", "track", "metrics", "coco"})
     | frozenset({"smooth", "repair", "ground", "contact", "feet", "trajectory", "order"}),
     frozenset({"corrections", "depth"}),  # solves with the rig; knows the camera
-    frozenset({"likely"}),  # depths by the rig's prior, then by the motion
+    frozenset({"likely"}),  # places by the rig's prior, then by the motion
     frozenset({"motion", "retarget"}),  # brings smoothing, floor, feet and the way through space together
     frozenset({"records"}),  # what a Take's values may be
     frozenset({"edits"}),

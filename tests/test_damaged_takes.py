@@ -36,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         take.set_job_value("found", "[1, 2]")
         for number in take.people:
             frames, size = take.person(number).frames, take.person(number).metres_per_pixel()
-            take.set_place(number, frames, size, "made by the test", np.full((len(frames), 500), 0.5))
+            take.set_place(number, frames, size, "made by the test", np.full((len(frames), 500, 3), 0.5))
             add_fit(take, number)
         for _ in solve_take(take, MotionSettings(), "made by the test"):
             pass

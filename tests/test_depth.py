@@ -13,7 +13,7 @@ from meshpose.body import Body
 from meshpose.camera import place
 from meshpose.convert import refit
 from meshpose.depth import HIPS, LONGEST_GAP, POINTS, SHORTEST, DepthFromMotion, pieces, points_of, resampled
-from meshpose.likely import told_depths
+from meshpose.likely import told_places
 from meshpose.take import Take
 from tools.walks import Noise, Truth, make_walk, observed
 
@@ -116,9 +116,28 @@ def test_a_take_keeps_it_and_its_pixels(tmp_path: Path) -> None:
         assert np.abs(said[..., 2] - now[..., 2]).max() > 0.1, "pixels"
         np.testing.assert_array_equal(person.lowpoly_pixels([3, 7]), now[[3, 7]])
         size = person.metres_per_pixel()
-        told = told_depths(said, person.visibility(), size, person.times(), take.camera)
+        told = told_places(said, person.visibility(), size, person.times(), take.camera)
         np.testing.assert_allclose(now[..., 2], told[..., 2], atol=0.1)
     for _ in refit(path, preview=False):
         pass
     with Take.open(path) as take:
         assert take.digest() == digest
+
+
+def test_places_beyond_the_picture_are_kept_by_frame(tmp_path: Path) -> None:
+    """Frames that have some are laid on, others stay; the digest knows them; a new place without them drops them."""
+    path = tmp_path / "walk.take"
+    make_take(path, frames=6, people=1).close()
+    with Take.resume(path) as take:
+        person, digest = take.person(1), take.digest()
+        said, size = person.lowpoly_pixels(raw=True), person.metres_per_pixel()
+        change = np.zeros_like(said)
+        change[2:4, 100:120, :2] = (-3.0, 2500.0)
+        take.set_place(1, person.frames, size, "made by the test", change)
+        np.testing.assert_array_equal(person.lowpoly_pixels(raw=True), said)
+        np.testing.assert_allclose(person.lowpoly_pixels(), said + change, rtol=1e-6)
+        np.testing.assert_allclose(person.lowpoly_pixels([3, 5]), (said + change)[[3, 5]], rtol=1e-6)
+        assert take._db.rows("SELECT frame FROM beyond") == [(2,), (3,)] and take.digest() != digest
+        take.set_place(1, person.frames, size, "made by the test")
+        np.testing.assert_array_equal(person.lowpoly_pixels(), said)
+        assert not take._db.rows("SELECT frame FROM beyond")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Likely depths and the learned pose prior behind them."""
+"""Likely places and the learned pose prior behind them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import numpy as np
 import pytest
 
 from meshpose.body import Body
-from meshpose.camera import place
+from meshpose.camera import in_picture, place
 from meshpose.depth import points_of
 from meshpose.errors import InputError
-from meshpose.likely import LikelyDepths, likely_depths, told_depths
-from meshpose.rig import LikelyBody, well_seen
+from meshpose.likely import LikelyPlaces, likely_places, told_places
+from meshpose.rig import LIKELY_DEPTH, LikelyBody, well_seen
 from meshpose.rig_prior import LIMBS, learned_prior, prior_of
 from meshpose.rig_solve import Group, Posed, exponential
 from tools.walks import Noise, Truth, make_walk, observed
 from training.pose_prior import mixture, straightened, vectors_of
 from training.synth_body import JOINTS, rotation
+
+
+def edges_of(body: Body) -> np.ndarray:
+    """(E, 2) edges of the low-poly's faces."""
+    faces = body.lowpoly_faces
+    return np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +45,8 @@ def test_depths_come_nearer_and_places_stay(walk: Truth) -> None:
     pixels, visibility, flipped = observed(walk, Noise(seed=1, flips=0))
     assert not flipped.any()
     true = points_of(walk.vertices(), Body.load())[0][..., 2]
-    found = likely_depths(pixels, visibility, sizes_of(walk), walk.camera)
-    told = told_depths(pixels, visibility, sizes_of(walk), walk.times, walk.camera)
+    found = likely_places(pixels, visibility, sizes_of(walk), walk.camera)
+    told = told_places(pixels, visibility, sizes_of(walk), walk.times, walk.camera)
     np.testing.assert_array_equal(found[..., :2], np.asarray(pixels)[..., :2])
     errors = [np.abs(depths(x, walk) - true).mean() for x in (np.asarray(pixels), found, told)]
     assert errors[1] < 0.8 * errors[0] and errors[2] < errors[1], errors
@@ -54,30 +60,30 @@ def test_the_network_leans_and_the_body_does_not(walk: Truth) -> None:
     relative = (walk.vertices()[..., 2] - true[1][:, None, 2]) / size[:, None]
     shrunk = np.concatenate([flat, 0.5 * relative[..., None]], -1)
     ones = np.ones(shrunk.shape[:2])
-    found = likely_depths(shrunk, ones, size, walk.camera)
+    found = likely_places(shrunk, ones, size, walk.camera)
     before, after = (np.abs(depths(x, walk) - true[0][..., 2]).mean() for x in (shrunk, found))
     assert after < 0.6 * before, (before, after)
-    alone = likely_depths(shrunk[7:8], ones[:1], size[7:8], walk.camera)
+    alone = likely_places(shrunk[7:8], ones[:1], size[7:8], walk.camera)
     assert np.abs(alone - found[7:8])[..., 2].max() * size[7] < 0.1, "another shape, much the same pose"
-    assert likely_depths(shrunk[:0], ones[:0], size[:0], walk.camera).shape == (0, len(body.lowpoly), 3)
+    assert likely_places(shrunk[:0], ones[:0], size[:0], walk.camera).shape == (0, len(body.lowpoly), 3)
 
 
 def test_a_clip_in_parts_is_the_clip(walk: Truth) -> None:
     pixels, visibility, _ = observed(walk, Noise(seed=2))
     sizes, best = sizes_of(walk), well_seen(visibility)
-    whole = likely_depths(pixels, visibility, sizes, walk.camera)
-    parts = LikelyDepths(pixels[best], visibility[best], sizes[best], walk.camera)
+    whole = likely_places(pixels, visibility, sizes, walk.camera)
+    parts = LikelyPlaces(pixels[best], visibility[best], sizes[best], walk.camera)
     found = [parts(pixels[p], visibility[p], sizes[p]) for p in (slice(0, 20), slice(20, 21), slice(21, None))]
     np.testing.assert_allclose(np.concatenate(found), whole, atol=0.05)
     with pytest.raises(InputError, match="a frame"):
-        LikelyDepths(pixels[:0], visibility[:0], sizes[:0], walk.camera)
+        LikelyPlaces(pixels[:0], visibility[:0], sizes[:0], walk.camera)
 
 
 def test_a_mesh_that_is_no_body_keeps_its_depths(walk: Truth) -> None:
     pixels, visibility, _ = observed(walk, Noise(seed=1))
     torn = np.array(pixels[:4], np.float64)
     torn[:, ::2, 0] += 300
-    found = likely_depths(torn, visibility[:4], sizes_of(walk)[:4], walk.camera)
+    found = likely_places(torn, visibility[:4], sizes_of(walk)[:4], walk.camera)
     np.testing.assert_array_equal(found, torn)
 
 
@@ -91,6 +97,53 @@ def test_what_is_outside_of_the_picture_is_as_people_are(walk: Truth) -> None:
     posed = body.joints(LikelyBody(low, inside, body, inside)(low, inside, inside), "lsp14")
     knees, hips = posed[:, [1, 4]], posed[:, 2:4].mean(1, keepdims=True)
     assert (knees[..., 1] - hips[..., 1]).min() > 0.25, "metres below the hips"
+
+
+def test_a_mesh_goes_on_beyond_the_picture_as_people_do(walk: Truth) -> None:
+    """The picture ends at the thighs and the legs lie crumpled below its border, as the network leaves them: knees and
+    ankles go where they are, what is seen stays, and there is no step between."""
+    pixels, visibility, _ = observed(walk, Noise(seed=3, flips=0))
+    body, sizes, true = Body.load(), sizes_of(walk)[:20], walk.camera.project(walk.vertices())[:20]
+    hips, knees = (body.joints(true, "lsp14")[:, rows, 1].mean() for rows in ([2, 3], [1, 4]))
+    bottom = round(hips + 0.5 * (knees - hips))
+    camera = dataclasses.replace(walk.camera, height=bottom)  # its principal point stays
+    pixels, visibility = np.array(pixels[:20], np.float64), np.array(visibility[:20], np.float64)
+    out = true[..., 1] > bottom
+    pixels[out, 1] = bottom + 0.2 * (pixels[out, 1] - bottom)
+    visibility[out] *= 0.1
+    found = likely_places(pixels, visibility, sizes, camera)
+    lower = [0, 1, 4, 5]  # ankles and knees
+    before, after = (
+        np.linalg.norm((body.joints(x[..., :2], "lsp14") - body.joints(true, "lsp14"))[:, lower], axis=-1).mean()
+        for x in (pixels, found)
+    )
+    assert after < 0.5 * before, (before, after)
+    seen = in_picture(pixels, camera) * in_picture(found, camera) * visibility > 0.9
+    assert seen.mean() > 0.2 and np.abs((found - pixels)[seen, :2]).max() < 1.0
+    a, b = edges_of(body).T
+    longest = np.linalg.norm((found[:, a] - found[:, b])[..., :2], axis=-1).max()
+    assert longest < 1.5 * np.linalg.norm(true[:, a] - true[:, b], axis=-1).max(), longest
+
+
+def test_a_trunk_alone_leans_as_the_network_says(walk: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trunk that is seen too short is no trunk that leans towards the camera, where no leg says so."""
+    body, size = Body.load(), sizes_of(walk)[:12]
+    flat = walk.camera.project(walk.vertices()[:12])
+    hips = body.joints(walk.vertices()[:12], "lsp14")[:, [2, 3], 2].mean(1)
+    pixels = np.concatenate([flat, ((walk.vertices()[:12, :, 2] - hips[:, None]) / size[:, None])[..., None]], -1)
+    middle = body.joints(flat, "lsp14")[:, [2, 3], 1].mean(1)[:, None]
+    pixels[::3, :, 1] = (middle + 0.9 * (pixels[..., 1] - middle))[::3]
+    camera = dataclasses.replace(walk.camera, height=round(float(middle.mean()) + 20))
+    visibility = in_picture(pixels, camera).astype(np.float64)
+
+    def lean() -> float:
+        """Metres by which the neck lies nearer to or farther from the camera than it should."""
+        necks = [body.joints(x, "lsp14")[:, 12, 2] for x in (likely_places(pixels, visibility, size, camera), pixels)]
+        return float(np.abs((necks[0] - necks[1]) * size)[::3].mean())
+
+    found = lean()
+    monkeypatch.setattr("meshpose.rig.CUT_DEPTH", LIKELY_DEPTH)
+    assert found < 0.4 * (leaning := lean()) and found < 0.02 < leaning, (found, leaning)
 
 
 def test_the_learned_prior_is_the_same_on_both_sides() -> None:

@@ -110,7 +110,7 @@ def test_localised_equals_torch_written_out() -> None:
     scores = torch.randn(2, 5, CELLS * CELLS, requires_grad=True)
     target = torch.rand(2, 5, 2) * 270 - 5  # some lie outside of the crop
     pull, weight = torch.randn(2, 5, 2), torch.rand(2, 5)
-    positions, entropy = localised(scores.transpose(1, 2), target)
+    positions, entropy, peaks = localised(scores.transpose(1, 2), target)
     ((positions * pull).sum() + (entropy * weight).sum()).backward()
     found = scores.grad.clone()
 
@@ -123,6 +123,7 @@ def test_localised_equals_torch_written_out() -> None:
     ((log.exp() @ grid * pull).sum() + (expected * weight).sum()).backward()
     assert torch.allclose(positions, log.exp() @ grid, atol=1e-3)
     assert torch.allclose(entropy, expected, atol=1e-4)
+    assert torch.allclose(peaks, log.amax(-1), atol=1e-5)
     assert torch.allclose(found, plain.grad, atol=1e-5)
     inside = target.clamp(2, 253.9)
     assert torch.allclose((shares[..., None] * grid[cells]).sum(-2), inside, atol=0.1)

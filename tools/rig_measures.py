@@ -30,7 +30,7 @@ from meshpose.coco import Person, Pictures, load_set
 from meshpose.convert import convert
 from meshpose.errors import InputError, MeshPoseError, TakeError
 from meshpose.estimate import Estimator
-from meshpose.likely import likely_depths, told_depths
+from meshpose.likely import likely_places, told_places
 from meshpose.network import Network
 from meshpose.rig import RigFit, fit_rig
 from meshpose.rig_prior import HINGES, LIMITS, prior_of
@@ -106,7 +106,7 @@ def walk(body: Body, seconds: float = 4.0) -> Subject:
     sizes, sure = metres_per_pixel(pixels, visibility, true.camera, bone_lengths(body), body)
     sizes = smoothed(sizes, sure, true.times)
     said = place(pixels, sizes, true.camera)
-    pixels = told_depths(pixels, visibility, sizes, true.times, true.camera)
+    pixels = told_places(pixels, visibility, sizes, true.times, true.camera)
     low = place(pixels, sizes, true.camera)
     inside = in_picture(pixels, true.camera)
     return Subject("synthetic walk", low, visibility, inside, true.shape, true.rotations, true.translation, said)
@@ -151,7 +151,7 @@ def single_pictures(body: Body, people: Sequence[Person], pictures: Pictures) ->
         camera = Camera(*person.camera, width=image.shape[1], height=image.shape[0])
         pixels, seen = estimate.vertices[None].astype(np.float64), estimate.visibility[None].astype(np.float64)
         size = metres_per_pixel(pixels, seen, camera, lengths, body)[0]
-        low = place(likely_depths(pixels, seen, size, camera), size, camera)
+        low = place(likely_places(pixels, seen, size, camera), size, camera)
         fit = fit_rig(low, seen, np.arange(1), body, inside=in_picture(pixels, camera))
         mesh, posed, true = upsampler.up(low.astype(np.float32)), fit.vertices(body), truth[None] / 1000
         if true.shape[1] == len(body.lowpoly):

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from meshpose.body import Body, Shape, quaternion
 from meshpose.camera import Camera, bone_lengths, metres_per_pixel, place, smoothed
-from meshpose.likely import told_depths
+from meshpose.likely import told_places
 from meshpose.motion import Track
 from meshpose.rig import RigFit, fit_rig
 from training.synth_body import TO_ANNY, bone_rotations, rotation
@@ -98,7 +98,7 @@ class Truth:
         sizes, sure = metres_per_pixel(pixels, visibility, self.camera, bone_lengths(body, stature), body)
         sizes = smoothed(sizes, sure, self.times)
         if from_motion:
-            pixels = told_depths(pixels, visibility, sizes, self.times, self.camera)
+            pixels = told_places(pixels, visibility, sizes, self.times, self.camera)
         fit = fit_rig(place(pixels, sizes, self.camera), visibility, self.frames, body, stature)
         return Track(fit, pixels, visibility, self.times, sizes)
 

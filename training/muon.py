@@ -35,11 +35,28 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     x = x / x.norm().clamp(min=1e-7)
     if has_bfloat16():
         x = x.bfloat16()
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    # Every iterate is a polynomial of the Gram matrix times x: iterating on that small matrix saves the products with
+    # x, most of the work for the long matrices of an encoder.  In bfloat16 the powers of small values would be lost.
+    if x.dtype == torch.float32 and x.shape[1] > 2 * x.shape[0]:
+        x = _polynomial(x @ x.T, steps, a, b, c) @ x
+    else:
+        for _ in range(steps):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.to(matrix.dtype)
     return x.T if tall else x
+
+
+def _polynomial(gram: Tensor, steps: int, a: float, b: float, c: float) -> Tensor:
+    """What `steps` iterations multiply x by, from x x^T (n, n): all factors are symmetric and commute."""
+    total: Tensor | None = None
+    for step in range(steps):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        total = factor if total is None else factor @ total
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    return total
 
 
 class Muon(torch.optim.Optimizer):

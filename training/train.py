@@ -179,9 +179,10 @@ def step_losses(
         rows = geometry.choose_rows(config.rows)
         heat = net.heatmaps(features.dense, rows)
         mask = net.mask(features.dense)[:, 0]
-    fresh = stored(net, features, sample, geometry, config) if config.regression else None
     target, weight = sample["vertices"][:, rows], sample["heat_weight"][:, rows]
-    positions, entropy = localised(heat, target[..., :2])
+    positions, entropy, peaks = localised(heat, target[..., :2])
+    answer = (rows, positions.detach(), peaks)
+    fresh = stored(net, features, answer, sample, geometry, config) if config.regression else None
     place = torch.full((len(geometry.regressor[0]),), -1)
     place[rows] = torch.arange(len(rows))
     corners = geometry.faces[sample["surface_face"]]
@@ -220,12 +221,21 @@ def second_losses(
 
 
 def stored(
-    net: MeshPoseNet, features: Features, sample: dict[str, Tensor], geometry: Geometry, config: Config
+    net: MeshPoseNet,
+    features: Features,
+    known: tuple[Tensor, Tensor, Tensor],
+    sample: dict[str, Tensor],
+    geometry: Geometry,
+    config: Config,
 ) -> Store:
     """This batch as the regression branch reads it: the heatmaps' answer without a gradient, the encoder's summary with
-    a part of it."""
+    a part of it.  `known`: rows (R,) and what is found there already, (B, R, 2) and (B, R)."""
+    rows, found, found_peaks = known
+    rest = torch.ones(len(geometry.mirror), dtype=torch.bool).index_fill(0, rows, False).nonzero()[:, 0]
     with torch.no_grad(), mixed_precision():
-        positions, peaks = peaks_of(net.heatmaps(features.dense, torch.arange(len(geometry.mirror))))
+        others, other_peaks = peaks_of(net.heatmaps(features.dense, rest))
+    order = torch.cat([rows, rest]).argsort()
+    positions, peaks = torch.cat([found, others], 1)[:, order], torch.cat([found_peaks, other_peaks], 1)[:, order]
     summary = features.summary.float()
     held = summary.detach() + (summary - summary.detach()) * config.summary_gradient
     return Store.of(net.lifting_inputs(held, positions, peaks), sample)
@@ -304,15 +314,15 @@ class Trainer:
         return self.minutes < self.config.head_minutes
 
     def set_rates(self) -> None:
-        """Cosine to a tenth within each phase; the encoder's rate ramps up first."""
+        """Cosine within each phase; with the encoder all ramps up first, for the momenta of a new run are noise."""
         c, m = self.config, self.minutes
         if self.frozen:
             rate, encoder = c.head_rate * (0.25 + 0.75 * cosine(m / c.head_minutes)), 0.0
         else:
             done = min(1.0, (m - c.head_minutes) / max(c.minutes - c.head_minutes, 1e-6))
             fall = 0.05 + 0.95 * cosine(done)
-            rate = c.head_rate_tuned * fall
-            encoder = c.encoder_rate * fall * min(1.0, (m - c.head_minutes) / c.ramp_minutes)
+            ramp = min(1.0, (m - c.head_minutes) / c.ramp_minutes)
+            rate, encoder = c.head_rate_tuned * fall * ramp, c.encoder_rate * fall * ramp
         for group in self.head_optimiser.param_groups:
             group["lr"] = rate
         for group in self.branch_optimiser.param_groups:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .track import Tracker
     from .video import ClipInfo
 
-PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 5, 6, 4, 2
+PLACE_VERSION, FIT_VERSION, MOTION_VERSION, PREVIEW_VERSION = 6, 6, 4, 2
 """Count up when a stage computes something else: finished Takes are brought up to date without the network."""
 CORRECT_VERSION = 1
 WEIGHTS = ("people.onnx", "body.npz", "upsampler.npz", "depth.onnx", "pose_prior.npz")
@@ -489,27 +489,32 @@ def _place(
         sure.append(weight)
         yield pace.step(len(frames), people=1)
     smooth = smoothed(np.concatenate(sizes), np.concatenate(sure), person.times())
-    take.set_place(person.id, person.frames, smooth, made_from, _depth_change(person, camera, smooth))
+    take.set_place(person.id, person.frames, smooth, made_from, _change(person, camera, smooth))
 
 
-def _depth_change(person: Person, camera: Camera, sizes: np.ndarray) -> np.ndarray:
-    """By how much the depths of a person's vertices differ from what the network says: (n, V) pixels."""
+def _change(person: Person, camera: Camera, sizes: np.ndarray) -> np.ndarray:
+    """By how much depths, and places beyond the picture, differ from what the network says: (n, V, 3) pixels."""
     from .depth import DepthFromMotion
-    from .likely import LikelyDepths
+    from .likely import LikelyPlaces, steady_beyond
     from .rig import well_seen
 
     depth, best = DepthFromMotion(), well_seen(person.visibility())
     frames = person.frames[best]
-    likely = LikelyDepths(person.lowpoly_pixels(frames, raw=True), person.visibility(frames), sizes[best], camera)
-    change, read, at = [], [], 0
+    likely = LikelyPlaces(person.lowpoly_pixels(frames, raw=True), person.visibility(frames), sizes[best], camera)
+    places, read, at = [], [], 0
     for frames in person.windows():
         part = slice(at, at := at + len(frames))
-        said, visibility = person.lowpoly_pixels(frames, raw=True), person.visibility(frames)
-        found = likely(said, visibility, sizes[part])
-        change.append((found - said)[..., 2].astype(np.float32))
+        visibility = person.visibility(frames)
+        found = likely(person.lowpoly_pixels(frames, raw=True), visibility, sizes[part])
+        places.append(found.astype(np.float32))
         read.append(depth.read(found, visibility, sizes[part], camera))
     points, seen, hips = (np.concatenate(parts) for parts in zip(*read, strict=True))
-    return np.concatenate(change) + depth.change(points, seen, hips, person.times()) / sizes[:, None]
+    result, at = np.concatenate(places), 0
+    result[..., 2] += depth.change(points, seen, hips, person.times()) / sizes[:, None]
+    steady_beyond(result, person.times(), camera)
+    for frames in person.windows():
+        result[at : (at := at + len(frames))] -= person.lowpoly_pixels(frames, raw=True)
+    return result
 
 
 def _fit(take: Take, person: Person, height: float | None, body: Body) -> None:

@@ -30,7 +30,7 @@ from .crop import CROP
 from .errors import InputError, OutputError
 from .estimate import Estimate, Estimator
 from .landmarks import LandmarkEstimator, fetch
-from .likely import likely_depths
+from .likely import likely_places
 from .metrics import KEYPOINTS, PersonScore, SurfaceDistance, SurfacePoints
 from .network import Network
 from .raster import Raster, rasterize, silhouette
@@ -85,7 +85,7 @@ class MeshAnswers:
         estimate = self._estimator.from_box(image, box)
         pixels_3d, visibility = estimate.vertices[None], estimate.visibility[None]
         size, _ = metres_per_pixel(pixels_3d, visibility, camera, self._lengths, self._body)
-        lowpoly = place(likely_depths(pixels_3d, visibility, size, camera), size, camera)[0]
+        lowpoly = place(likely_places(pixels_3d, visibility, size, camera), size, camera)[0]
         mesh = self._upsampler.up(lowpoly)
         mask = silhouette(camera.project(mesh), self._body.triangles, width, height)
         (flat, flat_3d), (lsp, lsp_3d) = (

@@ -64,6 +64,7 @@ KINDS = {
     "crop": Kind(np.float64, (4,), -FAR, FAR),
     "vertices": Kind(np.float32, (VERTICES, 3), -FAR, FAR),
     "depth_change": Kind(np.float16, (VERTICES,), -FAR, FAR),
+    "place_change": Kind(np.float16, (VERTICES, 2), -FAR, FAR),
     "visibility": Kind(np.float16, (VERTICES,), -0.01, 1.01),
     "score": Kind(np.float64, (), -FAR, FAR),
     "time": Kind(np.float64, (), -FAR, 1e9),

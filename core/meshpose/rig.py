@@ -49,6 +49,7 @@ SHAPE_LEAST = 3  # frames from which on a LikelyBody has a shape of its own: one
 STILL = 0.03  # of the rotations' matrices: a frame whose bones turn by less in a step is ready
 LIKELY_SIGMA, LIKELY_OUTLIER = 0.09, 0.1  # metres: of the vertices of a LikelyBody, where neighbours err alike
 LIKELY_DEPTH = 0.17  # what a vertex' depth counts there against its place across the line of sight
+CUT_DEPTH, CUT = 0.8, 0.2  # the same of somebody of whom a share of CUT or more is beyond the picture
 LIKELY_STEPS = 6
 CHUNK, THREADS = 160, 2  # frames that are solved together
 SEEN = 0.25  # of `bone_visibility`: a bone below it was not seen
@@ -147,8 +148,9 @@ def _fit(
 
 
 class LikelyBody:
-    """One person as a body of likely poses: how deep the vertices of a mesh lie counts little for it, how bones turn
-    together (`learned_prior`) much."""
+    """One person as a body of likely poses: how deep the vertices of a mesh lie counts little for it (more, the more of
+    the person is beyond the picture: a trunk alone does not show its lean), how bones turn together (`learned_prior`)
+    much."""
 
     def __init__(self, vertices: npt.ArrayLike, visibility: npt.ArrayLike, body: Body, inside: npt.ArrayLike) -> None:
         """Solves the shape on some frames (`well_seen` names them): vertices (F, V, 3), visibility and inside (F, V) as
@@ -164,15 +166,22 @@ class LikelyBody:
             model.scale_to(low)
             if len(low) >= SHAPE_LEAST:
                 model.fit_shape(low, weights, firm)
+        self._cut = Posed(body, CUT_DEPTH, LIKELY_OUTLIER)
+        self._cut.set_shape(model.shape, model.scale)
 
     def __call__(self, vertices: npt.ArrayLike, visibility: npt.ArrayLike, inside: npt.ArrayLike) -> Array:
         """Its low-poly (F, V, 3) float64 metres where the mesh lies in the picture; arguments as before."""
         low, weights, firm = self._looked_at(vertices, visibility, inside)
-        if not len(low):
-            return low
+        cut = np.clip((1 - np.asarray(inside, np.float64).mean(-1)) / CUT, 0, 1)
+        result = low.copy()
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as threads:
-            parts = threads.map(lambda r: self._posed(low[r], weights[r], firm[r]), _chunks(len(low)))
-            return np.concatenate(list(parts))
+            for posed, share in ((self._model.posed, 1 - cut), (self._cut, cut)):
+                frames = np.flatnonzero(share)
+                parts = [frames[part] for part in _chunks(len(frames))] if len(frames) else []
+                found = threads.map(lambda r, p=posed: self._posed(p, low[r], weights[r], firm[r]), parts)
+                for rows, points in zip(parts, found, strict=True):
+                    result[rows] += share[rows, None, None] * (points - low[rows])
+        return result
 
     def _looked_at(
         self, vertices: npt.ArrayLike, visibility: npt.ArrayLike, inside: npt.ArrayLike
@@ -183,14 +192,14 @@ class LikelyBody:
         weights = mesh_weights(self._body, seen, within) * (VERTEX_SIGMA / LIKELY_SIGMA)
         return low, weights, _firmness(self._body, within)
 
-    def _posed(self, low: Array, weights: Array, firm: Array) -> Array:
+    def _posed(self, posed: Posed, low: Array, weights: Array, firm: Array) -> Array:
         model = self._model
-        deltas, root = model.start(model.posed, low, weights)
+        deltas, root = model.start(posed, low, weights)
         deltas[firm > 0.5 * FIRM] = np.eye(3)
         for _ in range(LIKELY_STEPS):
-            problem = model.posed.linearise(model.whole, deltas, root, low, weights, model.prior, firm)
-            deltas, root = model.posed.move(problem, deltas, root, problem.solve())
-        found: Array = model.posed.vertices(model.whole, deltas, root).transpose(2, 0, 1).astype(np.float64)
+            problem = posed.linearise(model.whole, deltas, root, low, weights, model.prior, firm)
+            deltas, root = posed.move(problem, deltas, root, problem.solve())
+        found: Array = posed.vertices(model.whole, deltas, root).transpose(2, 0, 1).astype(np.float64)
         return found
 
 

@@ -119,8 +119,8 @@ class Person:
         return self.take.times(self.frames if frames is None else frames)
 
     def lowpoly_pixels(self, frames: Frames = None, raw: bool = False) -> np.ndarray:
-        """(n, V, 3) float32: x, y picture pixels, as the network said it; z pixels relative to the mid-hips, after what
-        the motion tells of it (`meshpose.depth`), or (raw) as the network said that, too.
+        """(n, V, 3) float32: x, y picture pixels, in the picture as the network said it; z pixels relative to the
+        mid-hips; z and what lies beyond the picture after `meshpose.likely`, or (raw) all as the network said it.
         """
         said = take_edits.exchanged(self, frames, self._array("raw", "vertices", frames))
         return said if raw else take_depth.laid_on(self, frames, said)
@@ -562,7 +562,7 @@ class Take:
         self, person: int, frames: np.ndarray, metres_per_pixel: np.ndarray, made_from: str,
         change: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        """Replace a person's depth: frames (n,), metres_per_pixel (n,), change (n, V) of the vertices' depths in pixels
+        """Replace a person's depth: frames (n,), metres_per_pixel (n,), change (n, V, 3) of the vertices in pixels
         (`take_depth`); a rig fit of the old one goes.  Commits."""
         self.drop_fit(person)
         take_depth.write(self._db, person, frames, change)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The depth part of a Take: table `depth`, by how much likely poses and the motion around a frame (`likely`) change
-what the network said of it.
+"""The depth part of a Take: by how much likely poses and the motion around a frame (`likely`) change what the network
+said.  Table `depth` has the depths, `beyond` the places beyond the picture's border, of frames that have some.
 
-A Take without it (an older one, one that is not placed yet) has the depths as the network said them.
+A Take without them (an older one, one that is not placed yet) has all as the network said it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,45 +20,62 @@ if TYPE_CHECKING:
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS depth (person INTEGER NOT NULL, frame INTEGER NOT NULL, depth_change BLOB NOT NULL,
+    UNIQUE (person, frame));
+CREATE TABLE IF NOT EXISTS beyond (person INTEGER NOT NULL, frame INTEGER NOT NULL, place_change BLOB NOT NULL,
     UNIQUE (person, frame))
 """
-TABLES = ("depth",)
+COLUMNS = {"depth": "depth_change", "beyond": "place_change"}
+TABLES = tuple(COLUMNS)
 
 
-def there(database: Database) -> bool:
+def there(database: Database, table: str) -> bool:
     """Whether the table exists."""
-    return bool(database.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'depth'"))
+    return bool(database.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)))
 
 
 def content(database: Database) -> tuple[str, ...]:
     """Queries whose rows are the content, for a Take's digest."""
     kept = "WHERE person IN (SELECT person FROM person WHERE kept)"
-    query = f"SELECT person, frame, depth_change FROM depth {kept} ORDER BY person, frame"
-    return (query,) if there(database) else ()
+    return tuple(
+        f"SELECT person, frame, {column} FROM {table} {kept} ORDER BY person, frame"
+        for table, column in COLUMNS.items()
+        if there(database, table)
+    )
 
 
 def write(database: Database, person: int, frames: np.ndarray, change: np.ndarray | None) -> None:
-    """Replace a person's: frames (n,), change (n, V) pixels at the mid-hips' depth; None for none."""
-    if there(database):
-        database.run("DELETE FROM depth WHERE person = ?", (person,))
+    """Replace a person's: frames (n,), change (n, V, 3) pixels, the depths' at the mid-hips' depth; None for none."""
+    for table in TABLES:
+        if there(database, table):
+            database.run(f"DELETE FROM {table} WHERE person = ?", (person,))
     if change is None:
         return
-    database.run(SCHEMA)
+    for statement in SCHEMA.split(";"):
+        database.run(statement)
     for frame, row in zip(frames, change, strict=True):
-        database.run("INSERT INTO depth VALUES (?, ?, ?)", (person, int(frame), blob(row, np.float16)))
+        database.run("INSERT INTO depth VALUES (?, ?, ?)", (person, int(frame), blob(row[:, 2], np.float16)))
+        if (places := row[:, :2].astype(np.float16)).any():
+            database.run("INSERT INTO beyond VALUES (?, ?, ?)", (person, int(frame), blob(places, np.float16)))
 
 
 def laid_on(person: Person, frames: Frames, pixels: np.ndarray) -> np.ndarray:
-    """The low-poly (n, V, 3) of some frames, pixels, with its depths changed."""
-    database, frames = person.take._db, person.frames if frames is None else frames
-    if not len(frames) or not there(database):
-        return pixels
+    """The low-poly (n, V, 3) of some frames, pixels, with its depths and the places beyond the picture changed."""
+    frames = person.frames if frames is None else frames
+    result = pixels.copy()
+    for table, part in (("depth", 2), ("beyond", slice(0, 2))):
+        rows, change = _changes(person, frames, table)
+        result[rows, :, part] += change
+    return result
+
+
+def _changes(person: Person, frames: Sequence[int] | np.ndarray, table: str) -> tuple[list[int], np.ndarray]:
+    """Which of the frames a table knows, and its changes of these."""
+    database, column = person.take._db, COLUMNS[table]
+    if not len(frames) or not there(database, table):
+        return [], np.zeros((), np.float32)
     between = (person.id, int(min(frames)), int(max(frames)))
-    query = "SELECT frame, depth_change FROM depth WHERE person = ? AND frame BETWEEN ? AND ?"
+    query = f"SELECT frame, {column} FROM {table} WHERE person = ? AND frame BETWEEN ? AND ?"
     known = dict(database.rows(query, between))
     rows = [i for i, frame in enumerate(frames) if int(frame) in known]
     with database.sound():
-        change = records.column("depth_change", [known[int(frames[i])] for i in rows])
-    result = pixels.copy()
-    result[rows, :, 2] += change
-    return result
+        return rows, records.column(column, [known[int(frames[i])] for i in rows])

@@ -210,6 +210,6 @@ class Edits:
         known = {row[0] for row in self._db.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
         for (gone,) in self._db.rows("SELECT person FROM person WHERE person NOT IN (SELECT person FROM raw)"):
             if gone not in now.people():  # the new number of a split that was undone
-                for table in known & {"person", "place", "depth", "fit", "fit_frame", "made"}:
+                for table in known & {"person", "place", "depth", "beyond", "fit", "fit_frame", "made"}:
                     self._db.run(f"DELETE FROM {table} WHERE person = ?", (gone,))
         self._db.commit()
