@@ -138,6 +138,9 @@ def test_places_beyond_the_picture_are_kept_by_frame(tmp_path: Path) -> None:
         np.testing.assert_allclose(person.lowpoly_pixels(), said + change, rtol=1e-6)
         np.testing.assert_allclose(person.lowpoly_pixels([3, 5]), (said + change)[[3, 5]], rtol=1e-6)
         assert take._db.rows("SELECT frame FROM beyond") == [(2,), (3,)] and take.digest() != digest
+        change[4, 7] = (9e4, -9e4, 9e4)
+        take.set_place(1, person.frames, size, "made by the test", change)
+        assert np.abs(person.lowpoly_pixels([4])[0, 7]).min() > 6e4, "as far as two bytes can say"
         take.set_place(1, person.frames, size, "made by the test")
         np.testing.assert_array_equal(person.lowpoly_pixels(), said)
         assert not take._db.rows("SELECT frame FROM beyond")

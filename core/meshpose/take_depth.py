@@ -52,10 +52,12 @@ def write(database: Database, person: int, frames: np.ndarray, change: np.ndarra
         return
     for statement in SCHEMA.split(";"):
         database.run(statement)
+    most = float(np.finfo(np.float16).max)  # an 8K picture's legs may lie farther below it
     for frame, row in zip(frames, change, strict=True):
+        row = np.clip(row, -most, most).astype(np.float16)
         database.run("INSERT INTO depth VALUES (?, ?, ?)", (person, int(frame), blob(row[:, 2], np.float16)))
-        if (places := row[:, :2].astype(np.float16)).any():
-            database.run("INSERT INTO beyond VALUES (?, ?, ?)", (person, int(frame), blob(places, np.float16)))
+        if row[:, :2].any():
+            database.run("INSERT INTO beyond VALUES (?, ?, ?)", (person, int(frame), blob(row[:, :2], np.float16)))
 
 
 def laid_on(person: Person, frames: Frames, pixels: np.ndarray) -> np.ndarray:
