@@ -12,19 +12,13 @@ from meshpose.body import Body
 from meshpose.camera import in_picture, place
 from meshpose.depth import points_of
 from meshpose.errors import InputError
-from meshpose.likely import LikelyPlaces, likely_places, told_places
+from meshpose.likely import LikelyPlaces, likely_places, steady_beyond, told_places
 from meshpose.rig import LIKELY_DEPTH, LikelyBody, well_seen
 from meshpose.rig_prior import LIMBS, learned_prior, prior_of
 from meshpose.rig_solve import Group, Posed, exponential
 from tools.walks import Noise, Truth, make_walk, observed
 from training.pose_prior import mixture, straightened, vectors_of
 from training.synth_body import JOINTS, rotation
-
-
-def edges_of(body: Body) -> np.ndarray:
-    """(E, 2) edges of the low-poly's faces."""
-    faces = body.lowpoly_faces
-    return np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +114,21 @@ def test_a_mesh_goes_on_beyond_the_picture_as_people_do(walk: Truth) -> None:
     assert after < 0.5 * before, (before, after)
     seen = in_picture(pixels, camera) * in_picture(found, camera) * visibility > 0.9
     assert seen.mean() > 0.2 and np.abs((found - pixels)[seen, :2]).max() < 1.0
-    a, b = edges_of(body).T
-    longest = np.linalg.norm((found[:, a] - found[:, b])[..., :2], axis=-1).max()
-    assert longest < 1.5 * np.linalg.norm(true[:, a] - true[:, b], axis=-1).max(), longest
+    a, b = body.lowpoly_faces, np.roll(body.lowpoly_faces, 1, axis=1)  # each edge's ends
+    longest, usual = (np.linalg.norm((x[:, a] - x[:, b])[..., :2], axis=-1).max() for x in (found, true))
+    assert longest < 1.5 * usual, (longest, usual)
+
+
+def test_beyond_the_picture_a_mesh_is_steady_and_within_it_untouched(walk: Truth) -> None:
+    times, camera = walk.times, dataclasses.replace(walk.camera, height=round(walk.camera.height / 2))
+    pixels = np.random.default_rng(4).normal(0, 5, (len(times), 200, 3)) + (camera.width / 2, 0, 0)
+    pixels[:, :100, 1] += camera.height / 2
+    pixels[:, 100:, 1] += 1.5 * camera.height
+    before = pixels.copy()
+    steady_beyond(pixels, times, camera)
+    np.testing.assert_array_equal(pixels[:, :100], before[:, :100])
+    trembling, steady = (np.diff(x[:, 100:], 2, axis=0).std() for x in (before, pixels))
+    assert steady < 0.3 * trembling, (trembling, steady)
 
 
 def test_a_trunk_alone_leans_as_the_network_says(walk: Truth, monkeypatch: pytest.MonkeyPatch) -> None:

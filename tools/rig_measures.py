@@ -151,7 +151,8 @@ def single_pictures(body: Body, people: Sequence[Person], pictures: Pictures) ->
         camera = Camera(*person.camera, width=image.shape[1], height=image.shape[0])
         pixels, seen = estimate.vertices[None].astype(np.float64), estimate.visibility[None].astype(np.float64)
         size = metres_per_pixel(pixels, seen, camera, lengths, body)[0]
-        low = place(likely_places(pixels, seen, size, camera), size, camera)
+        pixels = likely_places(pixels, seen, size, camera)
+        low = place(pixels, size, camera)
         fit = fit_rig(low, seen, np.arange(1), body, inside=in_picture(pixels, camera))
         mesh, posed, true = upsampler.up(low.astype(np.float32)), fit.vertices(body), truth[None] / 1000
         if true.shape[1] == len(body.lowpoly):
